@@ -20,7 +20,7 @@ class CssError(Exception):
 
 
 class Rejected(CssError):
-    """A message that cannot be read. `reason` is a short constant phrase, fit for a metric label; `detail` is for people."""
+    """A message that cannot be read. `reason` is a short constant, fit for a metric label; `detail` is for people."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -38,7 +38,7 @@ class Unavailable(CssError):
 
 
 class Compacted(CssError):
-    """Changes after the asked revision are no longer held; `floor` is the oldest revision to watch after (0: unknown)."""
+    """Changes after the asked revision are no longer held; `floor` is the oldest to watch after (0: unknown)."""
 
     def __init__(self, floor: int = 0) -> None:
         super().__init__(f"changes up to revision {floor} are gone")

@@ -24,7 +24,7 @@ FORGOTTEN = -1
 
 
 class Key(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """Names one object of the store. `cluster` is the cluster's name; `id` an ARN (it holds account and region) or an event id."""
+    """Names one object of the store. `cluster` is the cluster's name; `id` an ARN (with account and region) or event id."""
 
     kind: Kind
     cluster: str
@@ -46,7 +46,7 @@ class Key(msgspec.Struct, frozen=True, order=True, cache_hash=True):
 
 
 class Put(msgspec.Struct, frozen=True):
-    """A new state of an object. `body` is the event envelope as compact JSON (see `normalize`); `version` is ECS's own."""
+    """A new state of an object. `body` is the event envelope as compact JSON (see `normalize`); `version` is ECS's."""
 
     key: Key
     version: int
@@ -65,7 +65,7 @@ class Gone(msgspec.Struct, frozen=True):
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Removes an entry without leaving a tombstone (event log and quarantine entries, which expire); gated like `Gone`."""
+    """Removes an entry without a tombstone (event log and quarantine entries, which expire); gated like `Gone`."""
 
     key: Key
     if_revision: int
@@ -94,7 +94,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of a commit: `revision` names the state with it in; `lost` are the writes whose expectation was wrong.
+    """What became of a commit. `revision` names the state with it in; `lost` are the writes that expected wrongly.
 
     Each lost write comes with what the store really holds (None: nothing), so that it can be decided again.
     """

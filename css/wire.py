@@ -97,7 +97,7 @@ class Failure(msgspec.Struct, frozen=True, tag="error"):
 
 ServerMessage = Hello | Snapshot | Changes | Bookmark | Resync | Failure
 
-_decoder = msgspec.json.Decoder(ServerMessage)
+_decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
 _encoder = msgspec.json.Encoder()
 
 

@@ -52,7 +52,7 @@ class Watch(Protocol):
     """A position in the store's changes."""
 
     async def receive(self) -> Sequence[Batch]:
-        """Wait for the next batches (one at least), in order. Raises `Compacted` or `Unavailable`; then the watch is over."""
+        """Wait for the next batches (one at least), in order. `Compacted` or `Unavailable` end the watch."""
 
 
 class Store(Protocol):
@@ -61,9 +61,9 @@ class Store(Protocol):
     async def commit(self, writes: Sequence[Write]) -> Receipt:
         """Apply every write whose key still has its expected revision, atomically, and make it durable.
 
-        At most one write per key and at most `max_writes` writes. Raises `Unavailable`: then it may or may not have been
-        applied; committing the same writes again is safe, because what was applied is then lost to itself and shows as
-        such in the receipt.
+        At most one write per key and at most `max_writes` writes. After `Unavailable` it may or may not have been
+        applied; committing the same writes again is safe: what was applied is then lost to itself, and the receipt
+        shows it as such.
         """
 
     async def snapshot(self, take: Callable[[Sequence[Record]], None]) -> Head:
