@@ -58,7 +58,7 @@ class RevisionLog(Generic[T]):
         self.head = max(self.head, revision)
 
     def read(self, after: int) -> Sequence[T]:
-        """Everything after the revision `after`, in order. Raises `Compacted` when that is not held or not yet known."""
+        """Everything after the revision `after`, in order. Raises `Compacted` when that is not (or not yet) known."""
         if after < self.floor or after > self.head:
             raise Compacted(self.floor)
         return self._entries[bisect_right(self._entries, after, key=_revision) :]

@@ -6,7 +6,7 @@ Imports nothing of ours and does nothing: only frozen structs and the one rule t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -24,7 +24,7 @@ FORGOTTEN = -1
 
 
 class Key(msgspec.Struct, frozen=True, order=True, cache_hash=True):
-    """Names one object of the store. `cluster` is the cluster's name; `id` an ARN (with account and region) or event id."""
+    """Names one object. `cluster` is the cluster's name; `id` an ARN (with account and region) or event id."""
 
     kind: Kind
     cluster: str
@@ -135,6 +135,13 @@ class Delivery(msgspec.Struct, frozen=True):
     settled: Callable[[], None]
 
 
-def supersedes(version: int, known: Record | None) -> bool:
+class HasVersion(Protocol):
+    """A record, a row of the view, a tombstone: something known of a key."""
+
+    @property
+    def version(self) -> int: ...
+
+
+def supersedes(version: int, known: HasVersion | None) -> bool:
     """The one rule of order: only a strictly higher version replaces what is known, be it live or a tombstone."""
     return known is None or version > known.version

@@ -1,0 +1,54 @@
+"""HTTP/1.1 on a trio stream: requests in, answers out. Knows no route and nothing of ECS."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import msgspec
+from trio_websocket import WebSocketConnection
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request. `path` and `query` are as sent (percent-encoded, ASCII); header names are lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+    """The client's address, for logs and limits."""
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A whole answer; a body in pieces is sent as they are, joined by nobody. HEAD drops the body, keeps the length."""
+
+    status: int
+    body: bytes | Sequence[bytes] = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """An answer without an end known before: `produce(send)` runs until it returns or the client leaves (chunked).
+
+    Headers go out at once. `send` raises (trio.BrokenResourceError, trio.TooSlowError) when the client is gone or hung.
+    """
+
+    produce: Callable[[Send], Awaitable[None]]
+    content_type: str
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class WebSocket(msgspec.Struct, frozen=True):
+    """Accept the upgrade and run `converse` on the connection; when it returns the socket is closed (1000)."""
+
+    converse: Callable[[WebSocketConnection], Awaitable[None]]
+    subprotocol: str | None = None
+
+
+Answer = Response | Stream | WebSocket
+Handler = Callable[[Request], Awaitable[Answer]]
