@@ -6,6 +6,8 @@ what was missed; resumes exactly after a lost connection; never reports a connec
 
 from __future__ import annotations
 
+from functools import partial
+
 import structlog
 import trio
 
@@ -13,7 +15,7 @@ from css.backoff import Backoff
 from css.errors import Compacted, Unavailable
 from css.log import RevisionLog
 from css.metrics import Metrics
-from css.model import Batch, Head, Record
+from css.model import KINDS, Batch, Head, Record
 from css.status import Status
 from css.store import Store
 from css.view import Step, View
@@ -69,6 +71,7 @@ async def follow(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep `live` at the store's state for ever; started once the first snapshot is in."""
+    _measure(live.view, metrics)
     backoff = Backoff()
     loaded = False
     while True:
@@ -84,7 +87,6 @@ async def follow(
                 while True:
                     for batch in await watch.receive():
                         live.apply(batch)
-                    _measure(live, metrics)
                     backoff.reset()
                     _connected(status)
         except Compacted:
@@ -103,8 +105,11 @@ def _connected(status: Status) -> None:
         _log.info("store connected")
 
 
-def _measure(live: Live, metrics: Metrics) -> None:
-    metrics.revision.set(live.view.revision)
+def _measure(view: View, metrics: Metrics) -> None:
+    """The gauges look when they are asked: nothing to be done per change."""
+    metrics.revision.set_function(lambda: view.revision)
+    for kind in KINDS:
+        metrics.objects.labels(kind).set_function(partial(view.count, kind))
 
 
 async def _load(store: Store, live: Live) -> None:
