@@ -228,11 +228,14 @@ _value = st.builds(lambda terms, no: "!" * no + ",".join(terms), st.lists(_term,
 _params = st.dictionaries(st.sampled_from(sorted(query.PARAMETERS)), _value, max_size=3)
 
 
-@settings(deadline=None, max_examples=300)
-@given(_records, _params)
-def test_select_equals_going_through_all_rows(rows: list[tuple[str, bool, dict[str, str]]], params: Any) -> None:
-    """With indexes or without, the same rows in the same order."""
-    view = view_of(*(task(n, cluster=c, long=long, **detail) for n, (c, long, detail) in enumerate(rows, 1)))
+@settings(deadline=None, max_examples=200)
+@given(_records, _params, st.sampled_from([0, 200]))
+def test_select_equals_going_through_all_rows(
+    rows: list[tuple[str, bool, dict[str, str]]], params: dict[str, str], others: int
+) -> None:
+    """With indexes or without (few hits among many, or many among few), the same rows in the same order."""
+    records = [task(n, cluster=c, long=long, **detail) for n, (c, long, detail) in enumerate(rows, 1)]
+    view = view_of(*records, *(task(n, cluster="other", lastStatus="X") for n in range(1000, 1000 + others)))
     asked = query.parse("task", params)
     expected = [row for row in view.rows("task") if asked.matches(row.key, row.fields)]
     assert query.select(view, "task", asked) == expected
