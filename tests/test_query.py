@@ -225,7 +225,20 @@ _term = st.one_of(
     st.from_regex(r"000[0-9a-f]", fullmatch=True),
 )
 _value = st.builds(lambda terms, no: "!" * no + ",".join(terms), st.lists(_term, min_size=1, max_size=3), st.booleans())
-_params = st.dictionaries(st.sampled_from(sorted(query.PARAMETERS)), _value, max_size=3)
+_wild = st.dictionaries(st.sampled_from(sorted(query.PARAMETERS)), _value, max_size=3)
+_likely = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["running", "running,pending,stopped", "!stopped"]),
+        "cluster": st.sampled_from(["a,b", "ab", f"{ACCOUNT}:cluster/a", "a*", "!b"]),
+        "startedBy": st.sampled_from(["a,b,ab", "a"]),
+        "group": st.sampled_from(["service:a,family:a", "service:*"]),
+        "service": st.sampled_from(["a,ab", f"{ACCOUNT}:service/a/ab"]),
+        "family": st.sampled_from(["a,ab", "a:1", "ab:2,a:1"]),
+        "instance": st.sampled_from(["b", f"{ACCOUNT}:container-instance/a/b"]),
+    },
+)
+_params = st.one_of(_wild, _likely)
 
 
 @settings(deadline=None, max_examples=200)
