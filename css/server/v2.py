@@ -1,0 +1,136 @@
+"""/v2: complete objects of every kind, simple filters, and how fresh it all is. Reads the view; waits for nothing.
+
+Items are bytes that the view made once per change; a list joins them. Source: the interface's description, docs/api.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from css import query
+from css.arn import short_id
+from css.drift import DriftLedger, DriftReport
+from css.follow import Live
+from css.model import Kind
+from css.query import InvalidFilter
+from css.server.failure import failure
+from css.server.http import Request, Response
+from css.status import Status, rfc3339
+from css.view import Row
+
+COLLECTIONS: dict[str, Kind] = {
+    "clusters": "cluster",
+    "services": "service",
+    "tasks": "task",
+    "instances": "instance",
+    "events": "event",
+    "quarantine": "quarantine",
+}
+"""What stands in the path for which kind."""
+
+# About 100 kB: few enough pieces to send, each small enough to be made in the processor's cache.
+_ROWS_PER_PIECE = 64
+_CANDIDATES = 5
+
+_encode = msgspec.json.Encoder().encode
+
+
+class EventLoss(msgspec.Struct, frozen=True):
+    """What the passes after the first had to correct, of all that they saw; `rate` None before such a pass."""
+
+    corrections: int
+    seen: int
+    rate: float | None
+
+
+def list_all(live: Live, status: Status, kind: Kind, request: Request) -> Response:
+    """`GET /v2/{kind}`: `{"revision", "asOf", "freshness", "items": [...]}`, in key order."""
+    view = live.view
+    try:
+        rows = query.select(view, kind, query.parse(kind, parameters(request.query))) if request.query else None
+    except InvalidFilter as error:
+        return _invalid(error)
+    head = b'{"revision":%d,"asOf":%b,"freshness":%b,"items":[' % (
+        view.revision,
+        _encode(rfc3339(time.time())),
+        _encode(status.freshness()),
+    )
+    return Response(200, _items(head, view.rows(kind) if rows is None else rows), headers=_headers(live, status))
+
+
+def get_one(live: Live, status: Status, kind: Kind, request: Request, rest: str) -> Response:
+    """`GET /v2/{kind}/{cluster}/{id}`: the item; `rest` is the path below `/v2/{kind}/`. ARNs may hold slashes."""
+    if request.query:
+        return failure(400, "invalid_parameter", "one object takes no parameters")
+    cluster, name = _cluster_and_name(rest)
+    found = query.find(live.view, kind, cluster, name)
+    if not found:
+        return failure(404, "not_found", f"no {kind} {name[:200]!r} in cluster {cluster[:200]!r}")
+    if len(found) > 1:
+        some = ", ".join(short_id(row.key.id) for row in found[:_CANDIDATES])
+        return failure(400, "ambiguous_id", f"{name[:200]!r} is the beginning of {len(found)} ids: {some}")
+    (row,) = found
+    return Response(200, (row.head, row.detail, b"}"), headers=_headers(live, status))
+
+
+def drift(ledger: DriftLedger, request: Request) -> Response:
+    """`GET /v2/drift`: `{"eventLoss", "reports": [...]}`, the newest report first."""
+    if request.query:
+        return failure(400, "invalid_parameter", "this takes no parameters")
+    return Response(200, _encode({"eventLoss": event_loss(ledger.reports), "reports": [*reversed(ledger.reports)]}))
+
+
+def event_loss(reports: Sequence[DriftReport]) -> EventLoss:
+    """The measured rate of lost events: the first pass into an empty store corrects nothing that events had said."""
+    later = [report for report in reports if not report.bootstrap]
+    corrections = sum(report.corrections for report in later)
+    seen = sum(cluster.seen for report in later for cluster in report.clusters.values())
+    return EventLoss(corrections, seen, round(corrections / seen, 6) if seen else None)
+
+
+def parameters(text: str) -> dict[str, str]:
+    """The query string, decoded. Raises `InvalidFilter` for a parameter given twice."""
+    params = parse_qs(text, keep_blank_values=True)
+    for name, values in params.items():
+        if len(values) > 1:
+            raise InvalidFilter(name[:200], "given more than once; `a,b` means any of them")
+    return {name: values[0] for name, values in params.items()}
+
+
+def _invalid(error: InvalidFilter) -> Response:
+    return failure(
+        400,
+        "invalid_filter" if error.parameter in query.PARAMETERS else "unknown_parameter",
+        error.message,
+        parameter=error.parameter[:200],
+        position=error.position,
+    )
+
+
+def _items(head: bytes, rows: Sequence[Row]) -> list[bytes]:
+    pieces = [head]
+    for start in range(0, len(rows), _ROWS_PER_PIECE):
+        items = [row.item for row in rows[start : start + _ROWS_PER_PIECE]]
+        pieces.append(b",".join([b"", *items] if start else items))
+    pieces.append(b"]}\n")
+    return pieces
+
+
+def _headers(live: Live, status: Status) -> tuple[tuple[str, str], ...]:
+    revision = ("X-CSS-Revision", str(live.view.revision))
+    lag = status.event_lag
+    return (revision,) if lag is None else (revision, ("X-CSS-Event-Lag", f"{lag:.3f}"))
+
+
+def _cluster_and_name(path: str) -> tuple[str, str]:
+    """`{cluster}/{id}`, each a name or an ARN, percent-encoded or not."""
+    cluster, _, name = path.partition("/")
+    cluster = unquote(cluster)
+    if cluster.startswith("arn:") and "/" not in cluster:
+        rest, _, name = name.partition("/")
+        cluster = f"{cluster}/{unquote(rest)}"
+    return cluster, unquote(name)
