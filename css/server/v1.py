@@ -170,7 +170,7 @@ def _entity_version(live: Live, text: str) -> int:
 
 def _follow(live: Live, kind: Kind, version: int) -> Callable[[Send], Awaitable[None]]:
     cursor, first = live.log.head, list[Row]()
-    if version == live.log.floor:
+    if version and version == live.log.floor:
         # What the floor's revision itself changed is in the log no more, but it is the view's newest of those objects.
         cursor, first = version, [row for row in live.view.rows(kind) if row.revision == version]
     elif version:
