@@ -114,8 +114,11 @@ def _invalid(error: InvalidFilter) -> Response:
 def _items(head: bytes, rows: Sequence[Row]) -> list[bytes]:
     pieces = [head]
     for start in range(0, len(rows), _ROWS_PER_PIECE):
-        items = [row.item for row in rows[start : start + _ROWS_PER_PIECE]]
-        pieces.append(b",".join([b"", *items] if start else items))
+        # `Row.item` taken apart: each byte is copied once.
+        parts: list[bytes] = []
+        for row in rows[start : start + _ROWS_PER_PIECE]:
+            parts += (b",", row.head, row.detail, b"}")
+        pieces.append(b"".join(parts if start else parts[1:]))
     pieces.append(b"]}\n")
     return pieces
 
