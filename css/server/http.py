@@ -1,4 +1,7 @@
-"""HTTP/1.1 on a trio stream: requests in, answers out. Knows no route and nothing of ECS."""
+"""The words of HTTP: what a request and an answer are, and the limits. Knows no route and nothing of ECS; does no I/O.
+
+`css/server/listener.py` serves them.
+"""
 
 from __future__ import annotations
 
@@ -52,3 +55,20 @@ class WebSocket(msgspec.Struct, frozen=True):
 
 Answer = Response | Stream | WebSocket
 Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may take. Sizes in bytes, times in seconds."""
+
+    connections: int = 2000
+    head: int = 16 * 1024
+    url: int = 8 * 1024
+    body: int = 1024 * 1024
+    head_time: float = 5.0
+    """From the first byte of a request to its end: a slower one is not worth a connection."""
+    idle_time: float = 75.0
+    send_time: float = 10.0
+    """For each piece (at most 256 kB): a client that takes nothing for so long is gone."""
+    message: int = 4096
+    """Of what a websocket client says."""
+    messages_per_second: float = 50.0

@@ -1,0 +1,196 @@
+"""One HTTP/1.1 connection: its requests, one after the other, and their answers. Knows no route and nothing of ECS.
+
+One cancel scope holds the whole connection; its deadline moves with what is being waited for, so that a deadline costs
+no task and no scope per request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+
+import structlog
+import trio
+
+from css.server import websocket
+from css.server.failure import failure
+from css.server.http import Handler, Limits, Request, Response, Stream, WebSocket
+from css.server.parser import BadRequest, RequestParser
+
+_log = structlog.get_logger()
+
+_READ = 16 * 1024
+# Pieces are joined into blocks of this size: one system call each, and no second copy of a whole list.
+_BLOCK = 256 * 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NEVER = float("inf")
+
+
+class Connection:
+    """Runs until the client leaves, a deadline passes, an answer says so, or it is drained."""
+
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
+        name = stream.socket.getpeername()
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
+        self._stream = stream
+        self._handler = handler
+        self._limits = limits
+        self._parser = RequestParser(limits, self.peer)
+        self._scope = trio.CancelScope()
+        self._stop = trio.Event()
+        self._waiting = True
+
+    def __repr__(self) -> str:
+        return f"<Connection of {self.peer} {'waiting' if self._waiting else 'answering'}>"
+
+    def drain(self) -> None:
+        """Finish what is being answered, then close; end streams and websockets."""
+        self._stop.set()
+        if self._waiting:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve requests; returns when the connection is over. The caller closes the stream."""
+        with self._scope:
+            try:
+                while await self._next():
+                    pass
+            except BadRequest as bad:
+                self._scope.deadline = trio.current_time() + self._limits.send_time
+                await self._refuse(bad)
+        if self._scope.cancelled_caught and self._waiting and self._parser.begun:
+            with trio.move_on_after(1.0):
+                await self._refuse(BadRequest(408, f"a request must be complete in {self._limits.head_time:g} s"))
+
+    async def _next(self) -> bool:
+        """Answer one request; False when it was the last."""
+        while not self._parser.requests:
+            if not await self._read():
+                return False
+        request, keep = self._parser.requests.popleft()
+        self._waiting = False
+        self._scope.deadline = _NEVER
+        answer = await self._ask(request)
+        upgraded = self._parser.upgraded
+        keep = keep and upgraded is None and not self._stop.is_set()
+        if isinstance(answer, Response):
+            await self._send(answer, request.method == "HEAD", keep)
+        elif isinstance(answer, Stream):
+            await self._send_stream(answer, request.method == "HEAD")
+            return False
+        elif upgraded is None:
+            raise BadRequest(426, "this is a websocket: ask with Upgrade: websocket")
+        else:
+            await websocket.converse(self._stream, upgraded, request, answer, self._limits, self._stop)
+            return False
+        self._waiting = True
+        return keep
+
+    async def _read(self) -> bool:
+        wait = self._limits.head_time if self._parser.begun else self._limits.idle_time
+        self._scope.deadline = trio.current_time() + wait
+        data = await self._stream.receive_some(_READ)
+        if data:
+            self._parser.feed(bytes(data))
+            if self._parser.expects_continue():
+                await self._stream.send_all(_CONTINUE)
+        return bool(data)
+
+    async def _ask(self, request: Request) -> Response | Stream | WebSocket:
+        try:
+            return await self._handler(request)
+        except Exception:  # noqa: BLE001 - a defect in one route is one client's 500, with its traceback in the log
+            _log.exception("a request failed", method=request.method, path=request.path[:200])
+            return failure(500, "internal_error", "this is a defect of the service; its log says more")
+
+    async def _send(self, answer: Response, head_only: bool, keep: bool) -> None:
+        body = answer.body
+        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        head = head_of(answer.status, answer.content_type, answer.headers, keep) + b"%d\r\n\r\n" % size
+        if head_only:
+            await self._send_piece(head)
+        elif isinstance(body, bytes):
+            await self._send_piece(head + body)
+        else:
+            for block in blocks(head, body):
+                await self._send_piece(block)
+
+    async def _send_piece(self, piece: bytes) -> None:
+        self._scope.deadline = trio.current_time() + self._limits.send_time
+        await self._stream.send_all(piece)
+
+    async def _send_stream(self, answer: Stream, head_only: bool) -> None:
+        head = head_of(answer.status, answer.content_type, answer.headers, keep=False, chunked=True)
+        await self._send_piece(head)
+        if head_only:
+            return
+        self._scope.deadline = _NEVER
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._await_end, nursery.cancel_scope)
+            await answer.produce(self._send_chunk)
+            nursery.cancel_scope.cancel()
+        await self._send_piece(b"0\r\n\r\n")
+
+    async def _send_chunk(self, chunk: bytes) -> None:
+        if chunk:
+            with trio.fail_after(self._limits.send_time):
+                await self._stream.send_all(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+    async def _await_end(self, produce: trio.CancelScope) -> None:
+        """End a stream when its client leaves (or says more, which a stream has no answer for), or at a drain."""
+
+        async def client() -> None:
+            await self._stream.receive_some(1)
+            produce.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client)
+            await self._stop.wait()
+            produce.cancel()
+
+    async def _refuse(self, bad: BadRequest) -> None:
+        """Say what is wrong, then let the client read it: closing with unread input would reset the connection."""
+        answer = failure(bad.status, HTTPStatus(bad.status).phrase.lower().replace(" ", "_"), bad.why)
+        await self._send(answer, head_only=False, keep=False)
+        with trio.move_on_after(0.5):
+            await self._stream.send_eof()
+            for _ in range(64):
+                if not await self._stream.receive_some(_READ):
+                    return
+
+
+def blocks(first: bytes, pieces: Sequence[bytes]) -> Iterable[bytes]:
+    """The pieces joined into blocks of about 256 kB, `first` in front."""
+    block, size = [first], len(first)
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
+
+
+def head_of(
+    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, chunked: bool = False
+) -> bytes:
+    """The head up to the value of Content-Length (or whole, when chunked)."""
+    return _head(status, content_type, headers, keep, chunked, int(time.time()))
+
+
+@lru_cache(maxsize=256)
+def _head(
+    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, chunked: bool, now: int
+) -> bytes:
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime(now))}",
+        *([f"Content-Type: {content_type}"] if content_type else []),
+        *(f"{name}: {value}" for name, value in headers),
+        *(() if keep else ["Connection: close"]),
+        "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Content-Length: ",
+    ]
+    return "\r\n".join(lines).encode("latin-1")

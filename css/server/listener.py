@@ -1,0 +1,125 @@
+"""HTTP/1.1 on sockets: the accept loop, and the guard around each connection. Knows no route and nothing of ECS.
+
+One malformed, slow or vanished client ends its own connection, never the process: the accept loop survives a lack of
+descriptors, and everything a connection runs (also a websocket's reader) is inside its one boundary.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Sequence
+
+import structlog
+import trio
+
+from css.errors import ConfigError
+from css.metrics import Metrics
+from css.server.connection import Connection
+from css.server.http import Handler, Limits
+
+_log = structlog.get_logger()
+
+_DEFAULT = Limits()
+
+_OUT_OF_SOMETHING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 22\r\n\r\ntoo many connections\r\n"
+)
+
+
+async def listen(bind: str) -> list[trio.SocketListener]:
+    """Listen on `host:port` (port 0: a free one). Raises `ConfigError` when the address cannot be had."""
+    host, _, port = bind.rpartition(":")
+    try:
+        return await trio.open_tcp_listeners(int(port), host=host.strip("[]") or None)
+    except (OSError, ValueError, UnicodeError) as error:
+        why = "is in use by another process" if getattr(error, "errno", 0) == errno.EADDRINUSE else str(error)
+        raise ConfigError(f"cannot listen on {bind}: {why}; choose another with --bind HOST:PORT") from error
+
+
+def address(listeners: Sequence[trio.SocketListener]) -> str:
+    """`http://host:port` of the first listener."""
+    host, port = listeners[0].socket.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    handler: Handler,
+    listeners: Sequence[trio.SocketListener],
+    *,
+    limits: Limits = _DEFAULT,
+    metrics: Metrics | None = None,
+    drain: trio.Event | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled, or until `drain` is set and every answer begun is out.
+
+    Draining stops accepting, closes idle connections and websockets (1001), ends streams and finishes answers. Callers
+    set the deadline for that.
+    """
+    server = _Server(handler, limits, metrics)
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(server.accept, listener, connections)
+            task_status.started()
+            if drain is None:
+                return
+            await drain.wait()
+            accepting.cancel_scope.cancel()
+        for listener in listeners:
+            await listener.aclose()
+        for connection in [*server.open]:
+            connection.drain()
+
+
+class _Server:
+    def __init__(self, handler: Handler, limits: Limits, metrics: Metrics | None) -> None:
+        self._handler = handler
+        self._limits = limits
+        self._metrics = metrics
+        self.open: set[Connection] = set()
+        # Descriptors are kept for the store, the queue and the log: a flood of clients must not starve those.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = min(limits.connections, max(8, soft - 256 if soft > 512 else soft // 2))
+
+    async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_SOMETHING:
+                    raise
+                _log.error("cannot accept connections", error=os.strerror(error.errno))
+                await trio.sleep(0.1)
+                continue
+            nursery.start_soon(self._guard, stream)
+
+    async def _guard(self, stream: trio.SocketStream) -> None:
+        """The one boundary of a connection: whatever goes wrong inside is logged and ends just this."""
+        connection = None
+        try:
+            if len(self.open) >= self._most:
+                with trio.move_on_after(1.0):
+                    await stream.send_all(_REFUSAL)
+                return
+            connection = Connection(stream, self._handler, self._limits)
+            self.open.add(connection)
+            self._gauge()
+            await connection.run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away
+        except Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
+            _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
+        finally:
+            if connection is not None:
+                self.open.discard(connection)
+                self._gauge()
+            await trio.aclose_forcefully(stream)
+
+    def _gauge(self) -> None:
+        if self._metrics is not None:
+            self._metrics.connections.set(len(self.open))
