@@ -27,8 +27,8 @@ JSON = "application/json; charset=UTF-8"
 TEXT = "text/plain; charset=utf-8"
 LINES = "application/octet-stream"
 
-# About 64 kB: few enough pieces to send, each small enough to be made in the processor's cache.
-_ROWS_PER_PIECE = 64
+# About 300 kB: large enough to be sent as it is, in one system call, and small enough not to be held up by one.
+_ROWS_PER_PIECE = 320
 
 
 class Collection(msgspec.Struct, frozen=True):
@@ -93,8 +93,6 @@ def stream(live: Live, collection: Collection, request: Request) -> Answer:
         version = _entity_version(live, request.query)
     except BadRequest as error:
         return _bad_request(error)
-    if request.method == "HEAD":
-        return Response(200, b"", LINES)
     return Stream(_follow(live, collection.kind, version), LINES)
 
 

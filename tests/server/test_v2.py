@@ -168,3 +168,13 @@ async def test_a_strangers_value_is_served_empty() -> None:
     (item,) = (await served.json("/v2/tasks"))["items"]
     assert item["detail"] == {}
     assert len((await served.json("/v1/tasks"))["items"]) == 1
+
+
+async def test_a_long_list_is_one_text() -> None:
+    """However many pieces a list is sent in, it is one JSON text with every object once, in key order."""
+    served = Served()
+    for number in range(500):
+        served.tell_task(number)
+    ids = [item["key"]["id"] for item in (await served.json("/v2/tasks"))["items"]]
+    assert len(ids) == 500
+    assert ids == sorted(ids)
