@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -143,23 +142,22 @@ def _cluster_of_event(message: JsonObject, detail: JsonObject) -> str:
     return NO_CLUSTER
 
 
-def _shelf_text(raw: bytes, policy: Policy) -> tuple[str, bool]:
-    """What is kept of a rejected body, and whether that is all of it (redacted, so that it can be tried again)."""
-    try:
-        message = msgspec.json.decode(raw)
-        if policy.redact_environment:
-            for candidate in (message, message.get("detail") if is_object(message) else None):
-                if is_object(candidate):
-                    envelope.redact(candidate)
-        text = _encode(message).decode()
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _redacted_text(raw, policy), False
-    return (text, True) if len(text) <= _SHELF_BODY else (_redacted_text(text.encode(), policy), False)
-
-
-def _redacted_text(raw: bytes, policy: Policy) -> str:
-    text = raw[:_SHELF_EXCERPT].decode("utf-8", "replace")
+def redacted(body: str | bytes, policy: Policy) -> str:
+    """The message as text, without the values of environment overrides wherever they may stand in it."""
+    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
     if not policy.redact_environment:
         return text
-    replacement: Callable[[re.Match[str]], str] = lambda match: f'{match[1]}"{envelope.REDACTED}"'  # noqa: E731
-    return _VALUE_MEMBER.sub(replacement, text)
+    try:
+        message = msgspec.json.decode(text)
+        for candidate in (message, message.get("detail") if is_object(message) else None):
+            if is_object(candidate):
+                envelope.redact(candidate)
+        return _encode(message).decode()
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return _VALUE_MEMBER.sub(rf'\1"{envelope.REDACTED}"', text)
+
+
+def _shelf_text(raw: bytes, policy: Policy) -> tuple[str, bool]:
+    """What is kept of a rejected body, and whether that is all of it (so that it can be tried again)."""
+    text = redacted(raw, policy)
+    return (text, True) if len(text) <= _SHELF_BODY else (text[:_SHELF_EXCERPT], False)

@@ -12,7 +12,10 @@ from typing import Protocol
 
 import trio
 
+from css.config import Config
+from css.metrics import Metrics
 from css.model import Message
+from css.status import Status
 
 
 class Source(Protocol):
@@ -29,3 +32,14 @@ class Source(Protocol):
 
     def finish(self) -> None:
         """Nothing more will be settled: `acknowledge` may return when it is done."""
+
+
+def open_source(config: Config, status: Status, metrics: Metrics) -> Source:
+    """The source that `source.queue` names. Raises `ConfigError`; reaches for nothing yet."""
+    if config.source.queue.startswith("replay://"):
+        from css.source.replay import ReplaySource
+
+        return ReplaySource(config.source.queue, status, metrics)
+    from css.source.sqs import SqsSource
+
+    return SqsSource(config.source, config.aws, status, metrics)
