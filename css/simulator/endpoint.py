@@ -37,7 +37,7 @@ class Endpoint:
         self._plan = FaultPlan(settings.faults, settings.seed)
         self._queue = Queue(seed=settings.seed, epoch=epoch)
         self._queue.window = settings.faults.reorder
-        self._sqs = SqsApi(self._queue, settings.queue, settings.region, settings.account)
+        self._sqs = SqsApi(self._queue, settings.queue, shapes.Place(settings.region, settings.account))
         self._ecs = EcsApi(world.inventory, self._plan.describe_fails)
         self._knobs_changed = trio.lowlevel.ParkingLot()
         self._requests: dict[str, int] = {}

@@ -61,6 +61,12 @@ class Engine:
         self.now = until
         self._forget()
 
+    def rest(self, seconds: float) -> None:
+        """Time passes and nothing happens: what is on the agenda comes so much later."""
+        self.now += seconds
+        # All by the same time: the heap keeps its order.
+        self._agenda = [(when + seconds, order, action) for when, order, action in self._agenda]
+
     def finish(self) -> None:
         """Everything on the agenda, and all that comes of it, happens now, in its order."""
         while self._agenda:

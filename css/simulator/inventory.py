@@ -134,6 +134,9 @@ class World(Protocol):
     def step(self, dt: float) -> list[bytes]:
         """Let `dt` seconds pass; the events of that time, as EventBridge envelopes in JSON, in order."""
 
+    def rest(self, dt: float) -> None:
+        """Let `dt` seconds pass in which nothing happens."""
+
     def settle(self) -> list[bytes]:
         """Finish at once what has begun, and begin nothing more; the events of it."""
 
@@ -161,6 +164,9 @@ class StillWorld:
 
     def step(self, dt: float) -> list[bytes]:
         return []
+
+    def rest(self, dt: float) -> None:
+        pass
 
     def settle(self) -> list[bytes]:
         return []

@@ -6,10 +6,12 @@ The only part of the simulator that does I/O. It needs no AWS account and reache
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import trio
 
-from css.server.http import serve
+from css.server.http import Limits
+from css.server.listener import address, listen, serve
 from css.simulator.endpoint import Endpoint
 from css.simulator.inventory import StillWorld, World
 from css.simulator.settings import Faults, Simulation
@@ -19,6 +21,7 @@ __all__ = ["Faults", "Simulation", "StillWorld", "simulate"]
 
 _TICK = 0.05
 """Seconds between the world's steps: so late are events at most."""
+_LIMITS = Limits(body=16 * 1024 * 1024)  # ten messages of 1 MiB in one batch, escaped
 
 
 async def simulate(
@@ -27,19 +30,24 @@ async def simulate(
     world: World | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a region until cancelled; `started` with the endpoint's URL. `world` instead of the settings' own."""
+    """Run a region until cancelled; `started` with the endpoint's URL. `world` instead of the settings' own.
+
+    Raises `ConfigError` when the address cannot be had.
+    """
     epoch = time.time() - trio.current_time()
     lives = world or LivingWorld(settings, time.time())
     endpoint = Endpoint(lives, settings, epoch=epoch)
     if settings.preload:
         endpoint.carry(lives.history(settings.preload))
-    async with trio.open_nursery() as nursery:
-        host, _, port = settings.bind.rpartition(":")
-        listeners = await trio.open_tcp_listeners(int(port), host=host)
-        await nursery.start(serve, listeners, endpoint.handle)
-        address = listeners[0].socket.getsockname()
-        nursery.start_soon(_live, lives, endpoint)
-        task_status.started(f"http://{host}:{address[1]}")
+    listeners = await listen(settings.bind)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, endpoint.handle, listeners, limits=_LIMITS))
+            nursery.start_soon(_live, lives, endpoint)
+            task_status.started(address(listeners))
+    finally:
+        for listener in listeners:
+            listener.socket.close()
 
 
 async def _live(world: World, endpoint: Endpoint) -> None:
@@ -48,6 +56,8 @@ async def _live(world: World, endpoint: Endpoint) -> None:
     while True:
         await trio.sleep(_TICK)
         now = trio.current_time()
-        if not endpoint.paused:
+        if endpoint.paused:
+            world.rest(now - then)
+        else:
             endpoint.carry(world.step(now - then))
         then = now

@@ -56,6 +56,6 @@ class Simulation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     preload: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     """How many events lie in the queue at the start."""
     queue: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,80}$")] = "event_stream"
-    bind: str = "127.0.0.1:0"
+    bind: Annotated[str, msgspec.Meta(pattern=r"^.+:[0-9]{1,5}$")] = "127.0.0.1:0"
     """Address and port; port 0 takes a free one."""
     faults: Faults = Faults()

@@ -15,6 +15,7 @@ import trio
 
 from css.simulator.protocol import AwsError, Fields, texts
 from css.simulator.queue import MOST_RECEIVED, Queue
+from css.simulator.shapes import Place
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,11 +31,11 @@ Answered = dict[str, Any]
 class SqsApi:
     """`call(operation, fields, base_url)` answers the body. `arrived` wakes the long polls."""
 
-    def __init__(self, queue: Queue, name: str, region: str, account: str) -> None:
+    def __init__(self, queue: Queue, name: str, place: Place) -> None:
         self._queue = queue
         self._name = name
-        self._account = account
-        self._arn = f"arn:aws:sqs:{region}:{account}:{name}"
+        self._account = place.account
+        self._arn = f"arn:{place.partition}:sqs:{place.region}:{place.account}:{name}"
         self._waiting = trio.lowlevel.ParkingLot()
         self._operations: Mapping[str, Callable[[Fields], Body]] = {
             "GetQueueAttributes": self._attributes,

@@ -169,7 +169,7 @@ class Tasks:
                 self._fleet.release(task.instance, task.id, ran="startedAt" in task.detail)
         elif step == "RUNNING" and task.instance is not None:
             self._fleet.started(task.instance)
-        if step in ("RUNNING", "STOPPED"):
+        if step in ("RUNNING", "STOPPED") and not engine.quiet:
             self._on_change(task)
 
     def _words(self, task: SimTask) -> dict[str, str]:

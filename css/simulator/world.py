@@ -68,6 +68,11 @@ class LivingWorld:
         self._engine.run(until)
         return self._engine.take()
 
+    def rest(self, dt: float) -> None:
+        """Time passes and nothing happens."""
+        self._engine.rest(dt)
+        self._next_beat += dt
+
     def settle(self) -> list[bytes]:
         """Finish at once what has begun, and begin nothing more; the events of it."""
         self._engine.finish()
