@@ -71,3 +71,10 @@ def unavailable(peer: str, error: Exception) -> Unavailable:
         return Unavailable(peer, "no AWS credentials: set a profile, AWS_ACCESS_KEY_ID or an instance or task role")
     advice = _ADVICE.get(code.rpartition("#")[2])
     return Unavailable(peer, f"{error} ({advice})" if advice else str(error))
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same call may well succeed in a moment: the service's own 5xx, timeouts, lost connections."""
+    if isinstance(error, failures.ClientError):
+        return bool(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500)
+    return isinstance(error, failures.HTTPClientError)
