@@ -123,7 +123,7 @@ class EcsApi:
         return await self._pages("list_clusters", "clusterArns", {})
 
     async def arns(self, kind: Kind, cluster: str) -> list[str]:
-        """The ARNs of a cluster's objects of a kind, each once. Raises `Unavailable`: then nothing is known to be complete."""
+        """The ARNs of a cluster's objects of a kind, each once. Raises `Unavailable`: then nothing is complete."""
         operation = OPERATIONS[kind]
         found: dict[str, None] = {}
         for variant in operation.variants:

@@ -40,9 +40,14 @@ class _Versioned(msgspec.Struct):
     version: int = 0
 
 
+class _Stored(msgspec.Struct):
+    detail: _Versioned
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Envelope)
 _versioned = msgspec.json.Decoder(_Versioned)
+_stored = msgspec.json.Decoder(_Stored)
 
 
 def encode(
@@ -86,6 +91,17 @@ def version(detail: bytes | msgspec.Raw) -> int:
         return _versioned.decode(detail).version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
+
+
+def stored_version(body: bytes) -> int:
+    """The version of a stored value, whoever wrote it; 0 where there is none."""
+    try:
+        return _stored.decode(body).detail.version
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        try:
+            return version(read(body).detail)
+        except Rejected:
+            return 0
 
 
 def redact(detail: JsonObject) -> None:

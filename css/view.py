@@ -136,10 +136,12 @@ class View:
         for order in self._order.values():
             order.clear()
         for record in records:
-            row = self._remember(record)
-            if row is not None:
-                self._order[row.key.kind].append(row)
-                self._file(row)
+            known = self.known(record.key)
+            if known is None or known.revision < record.revision:
+                self._remember(record)
+        for row in self._rows.values():
+            self._order[row.key.kind].append(row)
+            self._file(row)
         for order in self._order.values():
             order.sort(key=_key_of)
 

@@ -28,8 +28,8 @@ APPLICATION_ID = 0x63737331  # "css1": `file` and other tools can tell whose fil
 FORMAT = 1
 
 _PAGE = 1000
-# Changes that a watcher may lag behind before it must list again; each holds its body, so about 32 MB at 1.6 kB.
-_WATCH_CAPACITY = 20_000
+# Changes that a watcher may lag behind before it must list again; each holds its body, so about 8 MB at 1.6 kB.
+_WATCH_CAPACITY = 5_000
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT;
