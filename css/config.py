@@ -1,19 +1,16 @@
-"""Every setting, its default and why; decoded from TOML. Unknown keys and wrong types are refused with their path.
+"""Every setting, its default, its bounds and why. Only frozen structs: `css/settings.py` fills and checks them.
 
-Does no I/O but reading the one file it is given. `config.example.toml` shows all of it; a test keeps the two equal.
+`config.example.toml` shows all of it; a test keeps the two equal.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from css.errors import ConfigError
-
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=604_800)]
+Days = Annotated[float, msgspec.Meta(gt=0, le=3650)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
@@ -37,7 +34,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Seconds of one long poll."""
     visibility_timeout: Annotated[int, msgspec.Meta(ge=10, le=43_200)] = 60
     """Seconds until an unacknowledged message comes again; extended while the store is behind."""
-    account: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{12})?$")] = ""
+    account: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{12})?$", description="12 digits, or nothing")] = ""
     """Only events of this account are taken, others go to the quarantine; empty: any."""
 
 
@@ -53,26 +50,26 @@ class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     etcd_ca: str = ""
     etcd_cert: str = ""
     etcd_key: str = ""
-    tombstone_days: Positive = 14.0
+    tombstone_days: Days = 14.0
     """How long a removed object's version is remembered: as long as the queue may keep a late duplicate."""
-    event_days: Positive = 1.0
+    event_days: Days = 1.0
     """How long event log entries stay."""
-    quarantine_days: Positive = 14.0
+    quarantine_days: Days = 14.0
 
 
 class Writer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How changes are gathered into commits."""
 
     batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    linger_ms: Seconds = 20.0
+    linger_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 20.0
 
 
 class Reconcile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Repair against the ECS API."""
 
     enabled: bool = True
-    interval: Positive = 1200.0
-    rate: Seconds = 10.0
+    interval: Seconds = 1200.0
+    rate: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 10.0
     """ECS API calls per second, of the account-wide 20 for these calls; 0: no limit."""
     burst: Count = 50
     clusters: tuple[str, ...] = ()
@@ -88,7 +85,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Host headers accepted besides loopback names and the bound address; a load balancer's name goes here."""
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may connect besides this service's own."""
-    drain: Positive = 10.0
+    drain: Seconds = 10.0
     """Seconds to finish what was begun after SIGTERM."""
 
 
@@ -96,7 +93,7 @@ class Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A bearer token: its SHA-256, so that the file holds no secret."""
 
     name: str
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 lowercase hexadecimal digits")]
 
 
 class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,19 +125,3 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log: Log = Log()
     redact_environment: bool = True
     """Values of environment overrides are replaced before anything is stored; names are kept."""
-
-
-def decode(text: str, origin: str) -> Config:
-    """Decode TOML. Raises `ConfigError` with `origin`, the key, what was found and what was expected."""
-    try:
-        return msgspec.toml.decode(text, type=Config)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ConfigError(f"{origin}: {error}") from error
-
-
-def load(path: Path) -> Config:
-    """Read and decode a file. Raises `ConfigError`."""
-    try:
-        return decode(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
