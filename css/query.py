@@ -180,7 +180,7 @@ _READ: dict[str, Read] = {
     "startedBy": lambda _, fields: fields.started_by,
     "az": lambda _, fields: fields.availability_zone,
     "stopCode": lambda _, fields: fields.stop_code.upper(),
-    "health": lambda _, fields: fields.health_status,
+    "health": lambda _, fields: fields.health,
     "capacityProvider": lambda _, fields: fields.capacity_provider_name,
     "name": lambda key, _: arn.short_id(key.id),
     "arn": lambda key, _: key.id,

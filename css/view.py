@@ -18,6 +18,12 @@ from css.errors import Rejected
 from css.model import FORGOTTEN, KINDS, Batch, Head, Key, Kind, Record
 
 
+class Health(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """How ECS describes the health of a container instance; a task's is a word."""
+
+    overall_status: str = ""
+
+
 class Fields(msgspec.Struct, rename="camel", frozen=True, gc=False):
     """The fields of an ECS object that filters look at; "" where the object has none. Names as in the ECS API."""
 
@@ -32,7 +38,7 @@ class Fields(msgspec.Struct, rename="camel", frozen=True, gc=False):
     ec2_instance_id: str = ""
     availability_zone: str = ""
     stop_code: str = ""
-    health_status: str = ""
+    health_status: str | Health = ""
     capacity_provider_name: str = ""
     agent_connected: bool | None = None
 
@@ -40,6 +46,12 @@ class Fields(msgspec.Struct, rename="camel", frozen=True, gc=False):
     def state(self) -> str:
         """`lastStatus` of a task, `status` of anything else."""
         return self.last_status or self.status
+
+    @property
+    def health(self) -> str:
+        """`healthStatus` of a task, its `overallStatus` of a container instance."""
+        told = self.health_status
+        return told if isinstance(told, str) else told.overall_status
 
     @property
     def service(self) -> str:
@@ -262,7 +274,7 @@ def _shared(fields: Fields) -> Fields:
         fields.ec2_instance_id,
         intern(fields.availability_zone),
         intern(fields.stop_code),
-        intern(fields.health_status),
+        intern(fields.health),
         intern(fields.capacity_provider_name),
         fields.agent_connected,
     )

@@ -13,9 +13,9 @@ import msgspec
 from css.drift import DriftLedger
 from css.follow import Live
 from css.metrics import Metrics
-from css.model import KINDS
-from css.server import v1, v2
+from css.server import stream, v1, v2
 from css.server.failure import failure
+from css.server.follower import Shared
 from css.server.http import Answer, Handler, Request, Response, Send, Stream, WebSocket
 from css.status import Status, rfc3339
 
@@ -111,6 +111,7 @@ def _table(context: Context) -> tuple[dict[str, Route], dict[str, Route]]:
         "/version": lambda request, _: _version(context),
         "/metrics": lambda request, _: _metrics(context),
         "/v2/drift": lambda request, _: v2.drift(context.drift, request),
+        "/v2/watch": _without_rest(partial(stream.watch, _following(context))),
     }
     below: dict[str, Respond] = {}
     for name, collection in (("tasks", v1.TASKS), ("instances", v1.INSTANCES)):
@@ -125,6 +126,11 @@ def _table(context: Context) -> tuple[dict[str, Route], dict[str, Route]]:
         {path: Route(path, respond) for path, respond in whole.items()},
         {path: Route(f"{path}{{cluster}}/{{id}}", respond) for path, respond in below.items()},
     )
+
+
+def _following(context: Context) -> stream.Following:
+    live, server = context.live, f"css/{context.version}"
+    return stream.Following(live, Shared(live), context.status, context.metrics, server, context.region)
 
 
 def _without_rest(respond: Callable[[Request], Answer]) -> Respond:
@@ -154,8 +160,6 @@ def _version(context: Context) -> Response:
 
 
 def _metrics(context: Context) -> Response:
-    for kind in KINDS:
-        context.metrics.objects.labels(kind).set(context.live.view.count(kind))
     return Response(200, context.metrics.render(), "text/plain; version=0.0.4; charset=utf-8")
 
 

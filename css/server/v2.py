@@ -53,7 +53,7 @@ def list_all(live: Live, status: Status, kind: Kind, request: Request) -> Respon
     try:
         rows = query.select(view, kind, query.parse(kind, parameters(request.query))) if request.query else None
     except InvalidFilter as error:
-        return _invalid(error)
+        return invalid(error)
     head = b'{"revision":%d,"asOf":%b,"freshness":%b,"items":[' % (
         view.revision,
         _encode(rfc3339(time.time())),
@@ -101,7 +101,7 @@ def parameters(text: str) -> dict[str, str]:
     return {name: values[0] for name, values in params.items()}
 
 
-def _invalid(error: InvalidFilter) -> Response:
+def invalid(error: InvalidFilter) -> Response:
     return failure(
         400,
         "invalid_filter" if error.parameter in query.PARAMETERS else "unknown_parameter",
