@@ -34,7 +34,8 @@ async def simulate(
 
     Raises `ConfigError` when the address cannot be had.
     """
-    epoch = time.time() - trio.current_time()
+    began = trio.current_time()
+    epoch = time.time() - began
     lives = world or LivingWorld(settings, time.time())
     endpoint = Endpoint(lives, settings, epoch=epoch)
     if settings.preload:
@@ -43,16 +44,15 @@ async def simulate(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve, endpoint.handle, listeners, limits=_LIMITS))
-            nursery.start_soon(_live, lives, endpoint)
+            nursery.start_soon(_live, lives, endpoint, began)
             task_status.started(address(listeners))
     finally:
         for listener in listeners:
             listener.socket.close()
 
 
-async def _live(world: World, endpoint: Endpoint) -> None:
-    """Let the world's time pass as ours does, unless it is paused."""
-    then = trio.current_time()
+async def _live(world: World, endpoint: Endpoint, then: float) -> None:
+    """Let the world's time pass as ours does since `then`, when it was made, unless it is paused."""
     while True:
         await trio.sleep(_TICK)
         now = trio.current_time()

@@ -212,6 +212,7 @@ class SqsSource:
                 answer = await self._call("GetQueueAttributes", ask, self._calls, abandon=True)
                 depth = int(answer["Attributes"]["ApproximateNumberOfMessages"])
                 self._status.queue_depth = depth
+                self._connected()  # known before the first long poll of an empty queue returns
                 self._metrics.queue_depth.set(depth)
             except Unavailable:
                 self._status.queue_depth = None  # the receivers say why
@@ -229,9 +230,13 @@ class SqsSource:
                     _log.warning("cannot read the queue", error=error.why, retry_in=round(delay, 2))
                 await trio.sleep(delay)
                 continue
-            if operation == "ReceiveMessage" and self._status.report("queue", True):
-                _log.info("queue connected", queue=self._settings.queue)
+            if operation == "ReceiveMessage":
+                self._connected()
             return answer
+
+    def _connected(self) -> None:
+        if self._status.report("queue", True):
+            _log.info("queue connected", queue=self._settings.queue)
 
     async def _call(
         self, operation: str, call: Callable[[], Any], limiter: trio.CapacityLimiter, *, abandon: bool = False
