@@ -1,0 +1,46 @@
+"""The line in which the filter is typed; hidden until `/`."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.widgets import Input
+
+from tui.paint import AMBER, BAR, BOLD
+from tui.sanitize import clean
+from tui.widgets.lines import Lines
+
+_HINT = "words, key:value    Enter keeps it    Esc clears it"
+
+
+class Entry(Input):
+    """Also what is pasted passes the boundary of tui/sanitize.py."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+u", "app.clear", show=False)]
+
+    def validate_value(self, value: str) -> str:
+        return clean(value)
+
+
+class Prompt(Horizontal):
+    """A slash and the entry."""
+
+    def compose(self) -> ComposeResult:
+        slash = Lines(base=BAR, id="slash")
+        slash.show([(" /", AMBER + BOLD)])
+        yield slash
+        yield Entry(placeholder=_HINT, compact=True, id="entry")
+
+    @property
+    def entry(self) -> Entry:
+        return self.query_one(Entry)
+
+    def open(self) -> None:
+        self.display = True
+        self.entry.focus()
+
+    def close(self) -> None:
+        self.display = False
