@@ -1,9 +1,9 @@
-"""One etcd for all store tests; each test has a prefix of its own in it."""
+"""Both stores, each test on data of its own."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ Open = Callable[..., AbstractAsyncContextManager[Any]]
 
 _numbers = itertools.count()
 _FOREVER = Retention()
-
-
-@pytest.fixture(scope="session")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    with EtcdServer(tmp_path_factory.mktemp("etcd"), fsync=False) as server:
-        yield server
 
 
 @pytest.fixture(params=["embedded", "etcd"])

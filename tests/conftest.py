@@ -1,4 +1,4 @@
-"""A simulated region for a test."""
+"""What several folders of tests share: one etcd, and simulated regions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 
 from css.simulator.inventory import World
 from css.simulator.region import Simulation
+from tests.etcd_server import EtcdServer
 from tests.simulated_region import Region, running
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """For tests that are not about durability; each takes a prefix of its own in it."""
+    with EtcdServer(tmp_path_factory.mktemp("etcd"), fsync=False) as server:
+        yield server
 
 
 @pytest.fixture
