@@ -1,38 +1,36 @@
 """The etcd store: for several replicas, and in the place of the Go service, whose keys and values it keeps.
 
-The revision is etcd's. Only this package knows gRPC; calls are made in threads of their own limiter, each with a
-deadline, and one thread reads each watch. A frozen or cut-off etcd is noticed within 15 s.
+The revision is etcd's. Only this module and its `etcd_*` parts know gRPC; calls are made in threads of their own
+limiter, each with a deadline, and one thread reads each watch. A frozen or cut-off etcd is noticed within 15 s.
 """
 
 from __future__ import annotations
 
 import math
-import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
 import trio
 from etcd3 import etcdrpc
 
 from css.config import Store as Settings
-from css.errors import Compacted, Rejected, Unavailable
-from css.model import FORGOTTEN, Batch, Head, Key, Receipt, Record, Write
+from css.errors import Compacted, Unavailable
+from css.model import Head, Key, Receipt, Record, Write
 from css.store import Retention
-from css.store.etcd_gate import MAX_BYTES, MAX_WRITES, Keys, outcomes, transaction
-from css.store.etcd_wire import Wire, prefix_end
+from css.store.etcd_gate import MAX_WRITES, Keys, outcomes, parts, transaction
+from css.store.etcd_watch import EtcdWatch
+from css.store.etcd_wire import Wire
 
-_PAGE = 1000
+# Records of one answer: 750 kB of usual ones.
+_PAGE = 500
 
-# A silent watch is asked for its progress, then given up: 13 s in all.
-_QUIET = 5.0
-_SILENT = 8.0
-
-# Entries that expire at about the same time share a lease: it lives a twentieth longer than asked.
+# Entries that expire at about the same time share a lease, which lives a twentieth longer than asked. All that it
+# holds goes at one revision: so it takes a bounded number of keys.
 _LEASE_SHARE = 0.05
+_LEASE_KEYS = 1000
 
 T = TypeVar("T")
 
@@ -46,11 +44,10 @@ class EtcdStore:
         self._keys = Keys(settings.etcd_prefix)
         self._wire = Wire(settings)
         self._retention = retention
-        self._leases: dict[float, tuple[int, float]] = {}
+        self._leases = _Leases(self._wire.grant)
         self._epoch = ""
-        # Commits, pages and leases: never behind a watch, whose reader holds its thread for as long as it lives.
+        # One commit, one listing and what an operator asks for.
         self._calls = trio.CapacityLimiter(4)
-        self._readers = trio.CapacityLimiter(math.inf)
 
     def __repr__(self) -> str:
         return f"<EtcdStore {self._keys.prefix!r} {self._wire!r}>"
@@ -60,41 +57,37 @@ class EtcdStore:
             raise ValueError("at most one write per key, and at most max_writes of them")
         revision = 0
         lost: list[tuple[Write, Record | None]] = []
-        for part in _parts(writes):
+        for part in [*parts(writes)]:
             receipt = await self._run(partial(self._commit, part))
             revision = receipt.revision
             lost += receipt.lost
         return Receipt(revision, tuple(lost))
 
     async def snapshot(self, take: Callable[[Sequence[Record]], None]) -> Head:
-        start, revision, epoch = self._keys.prefix, 0, ""
+        start, revision, live = self._keys.prefix, 0, set[Key]()
         while True:
-            answer, records = await self._run(partial(self._page, start, revision))
-            revision, epoch = revision or answer.header.revision, f"{answer.header.cluster_id:x}"
+            answer, records = await self._run(partial(self._page, start, revision, live))
+            revision = revision or answer.header.revision
             take(records)
             if not answer.more:
-                self._epoch = epoch
-                return Head(epoch, revision)
+                self._epoch = f"{answer.header.cluster_id:x}"
+                return Head(self._epoch, revision)
             start = answer.kvs[-1].key + b"\0"
 
     @asynccontextmanager
     async def watch(self, after: int) -> AsyncIterator[EtcdWatch]:
-        head = (await self._run(self._head)).header
-        if after > head.revision or (self._epoch and f"{head.cluster_id:x}" != self._epoch):
-            raise Compacted  # other data: restored from a backup, or another cluster
         watch = EtcdWatch(self._wire, self._keys, after)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(trio.to_thread.run_sync, watch.read, limiter=self._readers))
-            try:
-                yield watch
-            finally:
-                watch.cancel()  # ends the reader thread, which the nursery waits for
+        try:
+            await self._check(after, await watch.wait_created())
+            yield watch
+        finally:
+            await watch.aclose()
 
     async def compact(self, floor: int) -> None:
         try:
             await self._run(partial(self._wire.kv, "Compact", etcdrpc.CompactionRequest(revision=floor)))
         except Compacted:
-            return  # so far or further, by somebody else
+            return  # so far or further, by somebody else; or there is nothing so far yet
 
     def close(self) -> None:
         self._wire.close()
@@ -103,17 +96,33 @@ class EtcdStore:
         """Never abandoned once begun; every call has its deadline."""
         return await trio.to_thread.run_sync(call, limiter=self._calls)
 
-    def _head(self) -> Any:
-        return self._wire.kv("Range", etcdrpc.RangeRequest(key=self._keys.prefix, count_only=True))
+    async def _check(self, after: int, served: Head) -> None:
+        """Other data (another cluster, a backup restored) must not be followed as if it were the same."""
+        if self._epoch and served.epoch != self._epoch:
+            raise Compacted
+        if after > served.revision:
+            # A member may lag behind; a listing asks the majority.
+            request = etcdrpc.RangeRequest(key=self._keys.prefix, count_only=True)
+            head = (await self._run(partial(self._wire.kv, "Range", request))).header
+            if after > head.revision:
+                raise Compacted
 
-    def _page(self, start: bytes, revision: int) -> tuple[Any, list[Record]]:
-        end = prefix_end(self._keys.prefix)
-        request = etcdrpc.RangeRequest(key=start, range_end=end, revision=revision, limit=_PAGE)
+    def _page(self, start: bytes, revision: int, live: set[Key]) -> tuple[Any, list[Record]]:
+        request = etcdrpc.RangeRequest(key=start, range_end=self._keys.end, revision=revision, limit=_PAGE)
         try:
             answer = self._wire.kv("Range", request)
         except Compacted as error:  # between two pages
             raise Unavailable("etcd", "compacted during the listing") from error
-        return answer, [record for pair in answer.kvs if (record := self._keys.record(pair))]
+        records = []
+        for pair in answer.kvs:
+            record = self._keys.record(pair)
+            # Tombstones are listed last of all: by then every live key is known.
+            if record is None or (record.body is None and record.key in live):
+                continue
+            if record.body is not None:
+                live.add(record.key)
+            records.append(record)
+        return answer, records
 
     def _commit(self, writes: Sequence[Write]) -> Receipt:
         for again in (True, False):
@@ -129,111 +138,27 @@ class EtcdStore:
 
     def _lease(self, write: Write) -> int:
         age = self._retention.of(write.change)
-        if age is None:
-            return 0
-        lease, since = self._leases.get(age, (0, 0.0))
+        return 0 if age is None else self._leases.take(age)
+
+
+class _Leases:
+    """The leases that new entries join, one per age. Used by one commit at a time."""
+
+    def __init__(self, grant: Callable[[int], int]) -> None:
+        self._grant = grant
+        self._open: dict[float, tuple[int, float, int]] = {}
+
+    def take(self, age: float) -> int:
+        """The lease of an entry that is to stay for `age` seconds at least."""
+        lease, since, room = self._open.get(age, (0, 0.0, 0))
         now = time.monotonic()
-        if not lease or now - since > age * _LEASE_SHARE:
-            lease = self._wire.grant(math.ceil(age * (1 + _LEASE_SHARE)))
-            self._leases[age] = (lease, now)
+        if not room or now - since > age * _LEASE_SHARE:
+            lease, since, room = self._grant(math.ceil(age * (1 + _LEASE_SHARE))), now, _LEASE_KEYS
+        self._open[age] = lease, since, room - 1
         return lease
 
-
-class EtcdWatch:
-    """One watch stream. Its thread reads and hands over, one response at a time; `receive` waits for it."""
-
-    def __init__(self, wire: Wire, keys: Keys, after: int) -> None:
-        self._wire = wire
-        self._keys = keys
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        create = etcdrpc.WatchCreateRequest(
-            key=keys.prefix, range_end=prefix_end(keys.prefix), start_revision=after + 1
-        )
-        self._requests.put(etcdrpc.WatchRequest(create_request=create))
-        self._stream = wire.watch(iter(self._requests.get, None))
-        # One response waits here while the last one is applied; the thread then waits, and etcd with it.
-        self._sender, self._receiver = trio.open_memory_channel[Any](1)
-
-    def __repr__(self) -> str:
-        return f"<EtcdWatch of {self._keys.prefix!r} at {self._wire.endpoint}>"
-
-    async def receive(self) -> Sequence[Batch]:
-        while True:
-            response = await self._next()
-            if isinstance(response, Exception):
-                raise response
-            if response.canceled:
-                raise self._ended(response)
-            if response.events:
-                return self._batches(response.events)
-
-    async def _next(self) -> Any:
-        with trio.move_on_after(_QUIET):
-            return await self._receiver.receive()
-        self._requests.put(etcdrpc.WatchRequest(progress_request=etcdrpc.WatchProgressRequest()))
-        with trio.move_on_after(_SILENT):
-            return await self._receiver.receive()
-        raise Unavailable("etcd", f"{self._wire.endpoint}: the watch is silent")
-
-    def cancel(self) -> None:
-        self._requests.put(None)
-        self._stream.cancel()
-
-    def read(self) -> None:
-        """The thread: until the stream ends or is cancelled."""
-        try:
-            for response in self._stream:
-                trio.from_thread.run(self._sender.send, response)
-            last: Exception = Unavailable("etcd", f"{self._wire.endpoint}: the watch ended")
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.CANCELLED:
-                return
-            last = self._wire.translated(error)
-        except trio.Cancelled:
-            return
-        trio.from_thread.run(self._sender.send, last)
-
-    def _ended(self, response: Any) -> Exception:
-        if response.compact_revision:
-            return Compacted(response.compact_revision)
-        # So etcd answers a token whose time is over, right at the start of a watch.
-        self._wire.forget_token()
-        return Unavailable("etcd", f"{self._wire.endpoint}: the watch was cancelled: {response.cancel_reason}")
-
-    def _batches(self, events: Sequence[Any]) -> list[Batch]:
-        """A response holds whole revisions, in order."""
-        revisions: dict[int, dict[Key, Record]] = {}
-        for event in events:
-            revision = event.kv.mod_revision
-            if event.type == event.PUT:
-                record = self._keys.record(event.kv)
-            else:
-                parsed = self._keys.parse(event.kv.key)
-                record = Record(parsed[0], revision, FORGOTTEN, None) if parsed else None
-            if record is None:
-                continue
-            records = revisions.setdefault(revision, {})
-            # A removal is two events, a tombstone put and a live key deleted: what was put is what there is now.
-            if record.key not in records or record.version != FORGOTTEN:
-                records[record.key] = record
-        return [Batch(revision, tuple(records.values())) for revision, records in revisions.items()]
-
-
-def _parts(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """The writes in as many requests as their size needs. Raises `Rejected` for one that fits in none."""
-    part: list[Write] = []
-    size = 0
-    for write in writes:
-        weight = len(getattr(write.change, "body", b"")) + 1000
-        if weight > MAX_BYTES:
-            raise Rejected("too large", f"{weight:,} bytes; etcd takes {MAX_BYTES:,} in a request")
-        if size + weight > MAX_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(write)
-        size += weight
-    if part:
-        yield part
+    def clear(self) -> None:
+        self._open.clear()
 
 
 @asynccontextmanager
