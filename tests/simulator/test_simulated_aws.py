@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_tasks_are_described_whole(region: Start) -> None:
     aws = region(clusters=2, tasks=60, rate=0)
     arns = aws.ecs.list_tasks(cluster="prod")["taskArns"]
     short = arns[1].rpartition("/")[2]
-    other = aws.ecs.list_tasks(cluster="staging")["taskArns"][0]
+    other = arns[0].replace("/prod/", "/staging/")
     answer = aws.ecs.describe_tasks(cluster="prod", tasks=[arns[0], short, other, "gone"], include=["TAGS"])
     assert [task["taskArn"] for task in answer["tasks"]] == arns[:2]
     assert answer["tasks"][0]["createdAt"].timestamp() < time.time()
@@ -265,6 +266,20 @@ def test_a_long_poll_ends_when_something_comes(region: Start) -> None:
     assert 1.9 < time.monotonic() - begun < 6
     assert (message["Body"], again["Body"]) == ("a", "a")
     assert aws.sqs.receive_message(QueueUrl=url).get("Messages") is None
+
+
+def test_a_long_poll_is_woken_by_a_new_message(region: Start) -> None:
+    """Whoever waits gets a message as soon as another sends it."""
+    aws = region(tasks=0, rate=0)
+    url = aws.queue
+    with ThreadPoolExecutor(1) as waiter:
+        begun = time.monotonic()
+        waiting = waiter.submit(aws.sqs.receive_message, QueueUrl=url, WaitTimeSeconds=9)
+        while not aws.control("truth?only=queue")["requests"].get("ReceiveMessage"):
+            time.sleep(0.01)
+        aws.sqs.send_message(QueueUrl=url, MessageBody="a")
+        assert [message["Body"] for message in waiting.result()["Messages"]] == ["a"]
+        assert time.monotonic() - begun < 6
 
 
 def test_sqs_refuses_as_sqs_does(region: Start) -> None:

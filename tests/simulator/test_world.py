@@ -203,6 +203,15 @@ def test_api_and_event_forms_differ_as_in_ecs() -> None:
     assert {"clusterArn", "updatedAt"} <= set(next(iter(world.instances().values())))
 
 
+def test_what_the_api_says_follows_every_change() -> None:
+    """An object is encoded once per change, and never answered as it was before."""
+    world = LivingWorld(Simulation(rate=20), START)
+    for _ in range(40):
+        live(world, 3)
+        for item in [*world.inventory.tasks(), *world.inventory.instances(), *world.inventory.services()]:
+            assert json.loads(item.api()) == item.detail | {"tags": []}
+
+
 def test_stopped_tasks_are_forgotten_after_the_retention() -> None:
     """ECS keeps a stopped task for about an hour, then no longer knows it; the running ones stay."""
     world = LivingWorld(Simulation(rate=20, retention=60), START)
