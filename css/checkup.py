@@ -22,8 +22,11 @@ def report(file: Path, settled: Settled) -> list[str]:
     default = dict(_flat(msgspec.to_builtins(Config())))
     for key, value in _flat(msgspec.to_builtins(settled.config)):
         origin = settled.origins.get(key, "")
-        if value != default.get(key) or origin:
-            lines.append(f"  {key} = {_toml(value)}" + (f"  ({origin})" if origin and origin != str(file) else ""))
+        elsewhere = origin not in ("", str(file))
+        if elsewhere and key.startswith("aws.") and not value:
+            lines.append(f"  {key}: what {origin} says")
+        elif value != default[key] or elsewhere:
+            lines.append(f"  {key} = {_toml(value)}" + (f"  ({origin})" if elsewhere else ""))
     lines += [f"  {name} = {_toml(value)}  (environment, for boto3)" for name, value in settled.exports.items()]
     lines.append("  everything else has its default")
     lines += [f"warning: {warning}" for warning in warnings(settled.config)]
@@ -58,10 +61,10 @@ def _flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 def _toml(value: object) -> str:
     match value:
-        case list():
+        case list() | tuple():
             return f"[{', '.join(map(_toml, value))}]"
         case Mapping():
-            return str(value.get("name", "..."))
+            return f"{{name = {_toml(value.get('name'))}, ...}}"
         case bool():
             return str(value).lower()
         case str():

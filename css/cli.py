@@ -186,12 +186,15 @@ async def _record_queue(config: Config, path: Path, *, delete: bool) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="FILE", type=Path, help="a TOML file")
+    take_settings(parser)
 
 
 def _check(args: argparse.Namespace) -> int:
     from css.checkup import report
+    from css.server.auth import refuse_open
 
     settled = _settle(args)
+    refuse_open(settled.config)
     print("\n".join(report(args.config, settled)))
     return 0
 

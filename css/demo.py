@@ -125,7 +125,7 @@ css demo: {url} serves a simulated region ({endpoint}); Ctrl-C ends both.
 
   open      {url}/
   tasks     curl '{url}/v1/tasks'
-            curl '{url}/v2/tasks?status=RUNNING&limit=3'
+            curl '{url}/v2/tasks?status=RUNNING'
   watch     curl -N '{url}/v1/stream/tasks'
             css tui {url}
   health    curl '{url}/readyz'    curl '{url}/metrics'

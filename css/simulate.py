@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -88,15 +89,20 @@ async def alone(settings: Simulation, *, until_eof: bool) -> None:
     """Run a region and say where; `until_eof`: end with standard input, so that no parent leaves one behind."""
     async with trio.open_nursery() as nursery:
         url = await nursery.start(partial(simulate, settings))
-        print(url, flush=True)  # the first line is for programs, the rest for people
-        print(
+        _say(
+            f"{url}\n"  # the first line is for programs, the rest for people
             f"{settings.tasks} tasks in {settings.clusters} clusters, {settings.rate:g} changes a second; try\n\n"
             f"  AWS_ENDPOINT_URL={url} AWS_REGION={settings.region} AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x \\\n"
-            f"    css run --queue {settings.queue} --reconcile-rate 0\n",
-            flush=True,
+            f"    css run --queue {settings.queue} --reconcile-rate 0\n\n"
         )
         if until_eof:
             async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
                 while await stdin.receive_some(4096):
                     pass
             nursery.cancel_scope.cancel()
+
+
+def _say(text: str) -> None:
+    """To standard output, past its buffer: a reader that has left is no defect, now or at exit."""
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), text.encode())
