@@ -20,8 +20,8 @@ import pytest
 import structlog
 
 from css import __version__
-from css.argv import parse
-from css.cli import COMMANDS, loop
+from css.argv import Command, parse
+from css.cli import COMMANDS, loop, main
 from css.config import Config
 from css.errors import ConfigError
 from css.flags import given
@@ -274,6 +274,38 @@ def test_a_defect_is_a_traceback_and_a_line_of_the_log() -> None:
     with structlog.testing.capture_logs() as logs, pytest.raises(LookupError, match="unforeseen"):
         loop(broken)
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("ended by a defect", "critical")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (BaseExceptionGroup("", [KeyboardInterrupt(), KeyboardInterrupt()]), 130, ""),
+        (ConfigError("a: b\nc"), 2, "css: a: b\\nc\n"),
+        (ExceptionGroup("", [ConfigError("a"), ExceptionGroup("", [ConfigError("b")])]), 2, "css: a\ncss: b\n"),
+        (SystemExit(1), 1, ""),
+        (ExceptionGroup("", [ConfigError("a"), ValueError("b")]), None, ""),
+    ],
+)
+def test_what_ends_a_command_becomes_its_status(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int | None,
+    said: str,
+) -> None:
+    """Nurseries wrap what ends them: a wrong setting inside is still one line, a defect beside it still a defect."""
+
+    def perform(args: object) -> int:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "run", Command("", "css run", lambda parser: None, perform))
+    if status is None:
+        with pytest.raises(ExceptionGroup):
+            main(["run"])
+    else:
+        assert main(["run"]) == status
+    assert capsys.readouterr() == ("", said)
 
 
 def test_a_file_that_is_right_is_explained(tmp_path: Path) -> None:
