@@ -122,7 +122,7 @@ class CssApp(App[None]):
         width = self.size.width
         self._lines("header").show(chrome.header(self.endpoint, facts, list(self._rates), now, width))
         self._lines("breadcrumb").show(chrome.breadcrumb(shown))
-        self._lines("keys").show(chrome.keys(width))
+        self._lines("keys").show(chrome.keys(width, typing=self.query_one(Prompt).display))
         self.query_one(Titles).show(table.header())
         table.say(chrome.nothing(self.endpoint, facts, shown))
         table.tick(self._now(facts), faded=_lost(facts))
@@ -169,6 +169,7 @@ class CssApp(App[None]):
     def _keep(self) -> None:
         self.query_one(Prompt).close()
         self.table.focus()
+        self.drain()
 
     @on(Titles.Clicked)
     def _sort_clicked(self, event: Titles.Clicked) -> None:
@@ -179,6 +180,7 @@ class CssApp(App[None]):
 
     def action_filter(self) -> None:
         self.query_one(Prompt).open()
+        self.drain()
 
     def action_clear(self) -> None:
         self.query_one(Prompt).entry.value = ""

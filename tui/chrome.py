@@ -44,6 +44,7 @@ KEYS = (
     ("q", "quit"),
 )
 _ESSENTIAL = ("/", "s", "p", "?", "q")
+_TYPING = (("Enter", "keep the filter"), ("Esc", "clear it"))
 _GAP: Part = ("  ", PLAIN)
 
 
@@ -70,8 +71,8 @@ def header(endpoint: str, facts: Facts, rates: Sequence[int], now: float, width:
             [_GAP, ("lag ", DIM), _lag(facts.lag)],
             [_GAP, ("rev ", DIM), (number(facts.revision), TITLE)],
             [_GAP, ("chg/s ", DIM), (f"{rates[-1] if rates else 0:<4}", PURPLE)],
-            [(" ", PLAIN), (sparkline(rates), PURPLE)],
             [_GAP, (facts.region, DIM)] if facts.region else [],
+            [_GAP, (sparkline(rates), PURPLE)],
         ]
     right: list[Part] = [("read-only ", DIM)]
     room = width - length(left) - length(right) - 1
@@ -173,9 +174,9 @@ def breadcrumb(shown: Shown) -> list[Part]:
     return parts
 
 
-def keys(width: int) -> list[Part]:
-    """The keys, as many as there is room for."""
-    for wanted in (KEYS, tuple(key for key in KEYS if key[0] in _ESSENTIAL)):
+def keys(width: int, *, typing: bool) -> list[Part]:
+    """The keys that mean something now, as many as there is room for."""
+    for wanted in (_TYPING,) if typing else (KEYS, tuple(key for key in KEYS if key[0] in _ESSENTIAL)):
         parts: list[Part] = []
         for key, what in wanted:
             parts += [(f" {key} ", BLUE + BOLD), (f"{what} ", DIM)]
@@ -233,9 +234,9 @@ HELP: tuple[tuple[str, str], ...] = (
 )
 
 
-def legend() -> list[Part]:
-    parts: list[Part] = []
-    for mark, style, word in _GROUPS:
+def _legend(groups: Sequence[tuple[str, Style, str]]) -> list[Part]:
+    parts: list[Part] = [("  ", PLAIN)]
+    for mark, style, word in groups:
         parts += [(f"{mark} ", style), (f"{word}  ", DIM)]
     return parts
 
@@ -243,5 +244,5 @@ def legend() -> list[Part]:
 def helping() -> list[list[Part]]:
     """The help, as lines."""
     lines: list[list[Part]] = [[("  css tui ", TITLE), ("· a live, read-only view of every ECS task", DIM)], []]
-    lines += [[(f"  {key:<18}", BLUE + BOLD), (what, PLAIN)] for key, what in HELP]
-    return [*lines, [], [("  ", PLAIN), *legend()]]
+    lines += [[(f"  {key:<17} ", BLUE + BOLD), (what, PLAIN)] for key, what in HELP]
+    return [[], *lines, [], _legend(_GROUPS[:4]), _legend(_GROUPS[4:])]

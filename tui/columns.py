@@ -74,6 +74,12 @@ def _health_style(task: Task) -> Style:
     return DIM if _stopped(task) else _HEALTH.get(task.fields.health, (NONE, DIM))[1]
 
 
+def _definition(task: Task) -> str:
+    """`:49` where the family says no more than the service's name."""
+    family, owner = task.fields.family, task.owner
+    return task.definition[len(family) :] if family and family == owner else task.definition or NONE
+
+
 def _amount(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
@@ -98,18 +104,18 @@ def _plain(
 
 AGE = Column("AGE", 4, _age, lambda task: -task.created, _quiet, right=True)
 COLUMNS: tuple[Column, ...] = (
-    _plain("SERVICE", 16, lambda task: task.owner or NONE, _name, grow=20),
+    _plain("SERVICE", 16, lambda task: task.owner or NONE, _name, grow=14),
     Column("TASK", 12, lambda task, _now: task.id[:12], lambda task: task.id, _quiet),
     _plain("STATUS", 14, lambda task: task.fields.last_status or NONE, _status),
     _plain("HEALTH", 9, _health, _health_style),
     AGE,
-    _plain("CLUSTER", 12, lambda task: task.key.cluster, _normal, grow=8),
-    _plain("TASKDEF", 14, lambda task: task.definition or NONE, _normal, grow=16),
+    _plain("CLUSTER", 10, lambda task: task.key.cluster, _normal, grow=6),
+    Column("TASKDEF", 14, _by(_definition), lambda task: task.definition, _normal, grow=8),
     _plain("AZ", 4, _zone, _quiet),
-    Column("CPU", 5, _by(lambda task: task.cpu or NONE), lambda task: _amount(task.cpu), _quiet, right=True),
-    Column("MEM", 6, _by(lambda task: task.memory or NONE), lambda task: _amount(task.memory), _quiet, right=True),
+    Column("CPU", 4, _by(lambda task: task.cpu or NONE), lambda task: _amount(task.cpu), _quiet, right=True),
+    Column("MEM", 5, _by(lambda task: task.memory or NONE), lambda task: _amount(task.memory), _quiet, right=True),
+    _plain("WHY STOPPED", 15, lambda task: task.note, _quiet, grow=50),
     _plain("LAUNCH", 8, lambda task: task.fields.launch_type or NONE, _quiet),
-    _plain("WHY IT STOPPED", 20, lambda task: task.note, _quiet, grow=60),
 )
 """From left to right; those at the end give way first."""
 

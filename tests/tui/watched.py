@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -193,10 +193,16 @@ class InThread:
         assert self._up.wait(5)
 
     def stop(self) -> None:
-        assert self._thread is not None
+        if self._thread is None:
+            return
         self._token.run_sync_soon(self._scope.cancel)
         self._thread.join(10)
         assert not self._thread.is_alive()
+        self._thread = None
+
+    def call(self, what: Callable[[], None]) -> None:
+        """In the daemon's thread."""
+        trio.from_thread.run_sync(what, trio_token=self._token)
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()

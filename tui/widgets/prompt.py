@@ -32,7 +32,7 @@ class Prompt(Horizontal):
         slash = Lines(base=BAR, id="slash")
         slash.show([(" /", AMBER + BOLD)])
         yield slash
-        yield Entry(placeholder=_HINT, compact=True, id="entry")
+        yield Entry(placeholder=_HINT, compact=True, select_on_focus=False, id="entry")
 
     @property
     def entry(self) -> Entry:

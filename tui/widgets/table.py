@@ -106,10 +106,11 @@ class TaskTable(ScrollView, can_focus=True):
         """Keep the current task at its place on the screen while others come, go and move."""
         offset = self.rows.line - self.scroll_offset.y
         change()
-        if len(self.rows) > self.virtual_size.height and self.virtual_size.height <= self.size.height:
+        top = self.rows.line - offset
+        if top > self.max_scroll_y or self.virtual_size.height <= self.size.height:
             self.measure()
         if self.rows.cursor is not None:
-            self.scroll_to(y=self.rows.line - offset, animate=False, force=True)
+            self.scroll_to(y=top, animate=False, force=True)
         self.draw()
 
     # --- What is drawn ---
