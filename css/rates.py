@@ -1,4 +1,4 @@
-"""One log line every half minute: how deep the queue is and how fast everything flows. Reads the metrics, moves none."""
+"""One log line every half minute: how deep the queue is and how fast all flows. Reads the metrics, moves none."""
 
 from __future__ import annotations
 

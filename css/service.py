@@ -67,7 +67,7 @@ async def run(config: Config, *, task_status: trio.TaskStatus[str] = trio.TASK_S
         message_in, message_out = trio.open_memory_channel[Sequence[Message]](0)
         # Up to 16 lists, of ten messages or a hundred reconciled objects each: they gather while a batch commits.
         delivery_in, delivery_out = trio.open_memory_channel[Sequence[Delivery]](16)
-        writer = Writer(store, live.view, config.writer, policy, status, metrics)
+        writer = Writer(store, live, config.writer, policy, status, metrics)
 
         limits = Limits(connections=config.server.max_connections)
         serving = partial(serve, handler, listeners, limits=limits, metrics=metrics, drain=drain)

@@ -1,13 +1,15 @@
-"""The one way into the store: gathers changes, decides them against what is known, commits, then settles.
+"""The one way into the store: gathers changes, decides them against what is known, commits; settles what is seen.
 
-Never acknowledges before the commit; never commits what is known to be late. An unavailable store stops it (and so,
-channel by channel, the queue reader) until the store is back. Pure decisions first, the actor last.
+Never acknowledges before the commit, nor before the watch has brought it back: what has left the queue can be read.
+Never commits what is known to be late. An unavailable store stops it (and so, channel by channel, the queue reader)
+until the store is back. Pure decisions first, the actors last.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -18,12 +20,12 @@ import trio
 from css.backoff import Backoff
 from css.config import Writer as Settings
 from css.errors import Rejected, Unavailable
+from css.follow import Live
 from css.metrics import Metrics
 from css.model import Change, Delivery, Forget, Gone, Key, Put, Receipt, Write, supersedes
 from css.normalize import Policy, shelve
 from css.status import Status, rfc3339
 from css.store import Store
-from css.view import View
 
 SHELF = 1000
 """The most entries of the quarantine; the oldest make room."""
@@ -76,31 +78,68 @@ class Writer:
     """Commits one batch at a time. `recent` bridges the time until the watch has brought back what was committed."""
 
     def __init__(
-        self, store: Store, view: View, settings: Settings, policy: Policy, status: Status, metrics: Metrics
+        self, store: Store, live: Live, settings: Settings, policy: Policy, status: Status, metrics: Metrics
     ) -> None:
         self._store = store
-        self._view = view
+        self._live = live
+        self._view = live.view
         self._size = min(settings.batch, store.max_writes)
         self._policy = policy
         self._status = status
         self._metrics = metrics
         self._recent: dict[Key, Known | None] = {}
         self._head = 0
+        self._lock = trio.Lock()
+        self._unseen: deque[tuple[int, Sequence[Delivery]]] = deque()
+        self._committed = trio.Event()
+        self._finished = False
 
     def __repr__(self) -> str:
         return f"<Writer at {self._head}, {len(self._recent)} writes not yet seen>"
 
-    async def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Make every change of the deliveries durable, or know it to be late; then tell their sources."""
-        self._sweep()
-        given = [change for delivery in deliveries for change in delivery.changes]
-        changes = [*coalesce(given).values()]
-        self._metrics.changes.labels("any", "superseded").inc(len(given) - len(changes))
-        changes += self._room_on_shelf(changes)
-        for start in range(0, len(changes), self._size):
-            await self._commit(changes[start : start + self._size])
-        for delivery in deliveries:
-            delivery.settled()
+    async def commit(self, deliveries: Sequence[Delivery]) -> None:
+        """Make every change of the deliveries durable, or know it to be late; they are settled once that is seen."""
+        async with self._lock:
+            self._sweep()
+            given = [change for delivery in deliveries for change in delivery.changes]
+            changes = [*coalesce(given).values()]
+            self._metrics.changes.labels("any", "superseded").inc(len(given) - len(changes))
+            changes += self._room_on_shelf(changes)
+            for start in range(0, len(changes), self._size):
+                await self._commit(changes[start : start + self._size])
+            self._unseen.append((self._head, deliveries))
+        self._announce()
+
+    def finish(self) -> None:
+        """Nothing more will be committed: `settle_seen` returns when all is settled."""
+        self._finished = True
+        self._announce()
+
+    async def settle_seen(self) -> None:
+        """Tell the sources of what the watch has brought back, until finished."""
+        log = self._live.log
+        while self._unseen or not self._finished:
+            moved, committed = self._live.moved, self._committed  # taken before looking
+            while self._unseen and self._unseen[0][0] <= self._view.revision:
+                _, deliveries = self._unseen.popleft()
+                for delivery in deliveries:
+                    delivery.settled()
+            if self._live.log is not log:
+                log = self._live.log
+                await self._commit_again()
+            await (moved.wait() if self._unseen else committed.wait())
+
+    async def _commit_again(self) -> None:
+        """The store was listed again, and is behind what was committed (a backup, restored): commit to it as well."""
+        lost = [*self._unseen]
+        self._unseen.clear()
+        self._head = 0
+        for _, deliveries in lost:
+            await self.commit(deliveries)
+
+    def _announce(self) -> None:
+        self._committed.set()
+        self._committed = trio.Event()
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         """Commit until each change is applied or late; only those that lost their compare are decided again."""
@@ -191,10 +230,12 @@ class Writer:
 
 
 async def write(deliveries: trio.MemoryReceiveChannel[Sequence[Delivery]], writer: Writer, settings: Settings) -> None:
-    """The actor: gather, settle, again; ends when every sender has closed its end and all is settled."""
-    async with deliveries:
+    """The actor: gather, commit, again; ends when every sender has closed its end and all is settled."""
+    async with deliveries, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.settle_seen)
         async for first in deliveries:
-            await writer.settle(await _gather(first, deliveries, settings))
+            await writer.commit(await _gather(first, deliveries, settings))
+        writer.finish()
 
 
 async def _gather(

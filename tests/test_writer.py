@@ -11,13 +11,14 @@ from typing import Any
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from css import envelope
 from css.config import Writer as Settings
 from css.errors import Rejected, Unavailable
 from css.follow import Live, follow
 from css.metrics import Metrics
-from css.model import Change, Delivery, Forget, Gone, Key, Put, Receipt, Write
+from css.model import Change, Delivery, Forget, Gone, Head, Key, Put, Receipt, Write
 from css.normalize import Policy
 from css.status import Status
 from css.store import Retention, Store
@@ -67,7 +68,9 @@ async def running(path: Path, failures: Sequence[str] = ()) -> AsyncIterator[tup
     async with open_embedded(path / "css.db", Retention()) as embedded, trio.open_nursery() as nursery:
         store = Flaky(embedded, failures)
         await nursery.start(follow, store, live, status, metrics)
-        yield store, live, Writer(store, live.view, QUICK, Policy(), status, metrics)
+        writer = Writer(store, live, QUICK, Policy(), status, metrics)
+        nursery.start_soon(writer.settle_seen)
+        yield store, live, writer
         nursery.cancel_scope.cancel()
 
 
@@ -117,8 +120,11 @@ async def test_shuffled_and_duplicated_events_end_at_the_highest_version(tmp_pat
     def deliver(change: Change, index: int) -> Delivery:
         return Delivery((change,), lambda: settled.append(index))
 
-    async with running(tmp_path) as (store, live, one):
-        two = Writer(store, Live().view, QUICK, Policy(), Status(), Metrics())  # a replica whose view lags for ever
+    async with running(tmp_path) as (store, live, _), trio.open_nursery() as replica:
+        other = Live()
+        one = Writer(store, live, QUICK, Policy(), Status(), Metrics())
+        await replica.start(follow, store, other, Status(), Metrics())
+        two = Writer(store, other, QUICK, Policy(), Status(), Metrics())
 
         async def feed(writer: Writer, base: int, seed: int) -> None:
             order = [*enumerate(events)]
@@ -137,37 +143,38 @@ async def test_shuffled_and_duplicated_events_end_at_the_highest_version(tmp_pat
             nursery.start_soon(feed, two, len(events), 2)
         head = await store.snapshot(lambda _: None)
         await seen(live, head.revision)
+        replica.cancel_scope.cancel()
         assert sorted(settled) == [*range(2 * len(events))]
         assert {row.key: row.version for row in live.view.rows("task")} == {key(number): 8 for number in range(40)}
 
 
-async def test_nothing_is_settled_while_the_store_is_away(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_nothing_is_settled_while_the_store_is_away(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A commit that failed, or whose answer was lost, is repeated until it is in; only then is it settled."""
     async with running(tmp_path, ["before", "after", "before"]) as (store, live, writer):
         settled: list[int] = []
 
         def note() -> None:
             assert store.failures == []
+            assert live.view.row(key(1)) is not None  # what is settled can be read
             settled.append(1)
 
-        await writer.settle([Delivery((put(1, 1),), note)])
-        assert settled == [1]
+        await writer.commit([Delivery((put(1, 1),), note)])
         await seen(live, 1)
+        await wait_all_tasks_blocked()
+        assert settled == [1]
         assert [row.version for row in live.view.rows("task")] == [1]
 
 
 async def test_a_late_duplicate_cannot_bring_a_removed_object_back(tmp_path: Path) -> None:
     """The tombstone's version outlives the object: only a higher version is news."""
     async with running(tmp_path) as (_, live, writer):
-        await writer.settle([Delivery((put(1, 5),), lambda: None)])
+        await writer.commit([Delivery((put(1, 5),), lambda: None)])
         await seen(live, 1)
-        await writer.settle([Delivery((Gone(key(1), 5, 1),), lambda: None)])
-        await writer.settle([Delivery((put(1, 5),), lambda: None)])
+        await writer.commit([Delivery((Gone(key(1), 5, 1),), lambda: None)])
+        await writer.commit([Delivery((put(1, 5),), lambda: None)])
         await seen(live, 2)
         assert live.view.row(key(1)) is None
-        await writer.settle([Delivery((put(1, 6),), lambda: None)])
+        await writer.commit([Delivery((put(1, 6),), lambda: None)])
         await seen(live, 3)
         assert live.view.rows("task")[0].version == 6
 
@@ -178,9 +185,10 @@ async def test_a_change_the_store_refuses_is_shelved_and_the_others_go_on(tmp_pa
         store.largest = 100_000
         huge = Put(key(5), 1, envelope.encode({"x": "y" * 200_000}, detail_type="t", source="aws.ecs"))
         settled: list[int] = []
-        await writer.settle([Delivery((put(n, 1) if n != 5 else huge,), lambda: settled.append(1)) for n in range(9)])
+        await writer.commit([Delivery((put(n, 1) if n != 5 else huge,), lambda: settled.append(1)) for n in range(9)])
         head = await store.snapshot(lambda _: None)
         await seen(live, head.revision)
+        await wait_all_tasks_blocked()
         assert len(settled) == 9
         assert live.view.count("task") == 8
         assert b"too large" in live.view.rows("quarantine")[0].detail
@@ -191,7 +199,7 @@ async def test_the_shelf_is_bounded(tmp_path: Path) -> None:
     async with running(tmp_path) as (store, live, writer):
         for start in range(0, SHELF + 50, 50):
             entries = [put(n, 0, "quarantine") for n in range(start, start + 50)]
-            await writer.settle([Delivery(tuple(entries), lambda: None)])
+            await writer.commit([Delivery(tuple(entries), lambda: None)])
             await seen(live, (await store.snapshot(lambda _: None)).revision)
         ids = {row.key for row in live.view.rows("quarantine")}
         assert len(ids) == SHELF
@@ -209,3 +217,25 @@ def test_coalescing_never_invents(seed: int) -> None:
         n, v = rng.randint(0, 3), rng.randint(0, 5)
         given_changes.append(rng.choice([put(n, v), Gone(key(n), v, v), Forget(key(n), v)]))
     assert set(map(id, coalesce(given_changes).values())) <= set(map(id, given_changes))
+
+
+async def test_a_store_put_back_by_a_backup_is_told_again(tmp_path: Path) -> None:
+    """What was committed but not seen when the store went back in time is committed once more, then settled."""
+    async with running(tmp_path) as (store, live, _):
+        behind = Live()  # never sees anything by itself
+        writer = Writer(store, behind, QUICK, Policy(), Status(), Metrics())
+        settled: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.settle_seen)
+            await writer.commit([Delivery((put(1, 1),), lambda: settled.append(1))])
+            await seen(live, 1)
+            await store.commit([Write(Forget(key(1), 1), 1)])  # as if it had never been
+            assert settled == []
+            behind.load(Head("restored", 0), [])
+            await wait_all_tasks_blocked(0.05)
+            await seen(live, 3)
+            behind.load(Head("restored", 3), [])
+            await wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
+        assert settled == [1]
+        assert [row.version for row in live.view.rows("task")] == [1]

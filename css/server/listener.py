@@ -62,16 +62,18 @@ async def serve(
     """
     server = _Server(handler, limits, metrics)
     async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
+        try:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(server.accept, listener, connections)
+                task_status.started()
+                if drain is None:
+                    return
+                await drain.wait()
+                accepting.cancel_scope.cancel()
+        finally:
             for listener in listeners:
-                accepting.start_soon(server.accept, listener, connections)
-            task_status.started()
-            if drain is None:
-                return
-            await drain.wait()
-            accepting.cancel_scope.cancel()
-        for listener in listeners:
-            await listener.aclose()
+                listener.socket.close()
         for connection in [*server.open]:
             connection.drain()
 
