@@ -62,6 +62,18 @@ class EtcdServer:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """As an orderly shutdown does: SIGTERM."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Killed, and started again on the same data and ports."""
+        self.kill()
+        self.start()
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 

@@ -64,6 +64,9 @@ class Store(Protocol):
         At most one write per key and at most `max_writes` writes. After `Unavailable` it may or may not have been
         applied; committing the same writes again is safe: what was applied is then lost to itself, and the receipt
         shows it as such.
+
+        What is too large for one request of the store goes in several, in the order given; the receipt's revision is
+        then that of the last. `Rejected`: one of the writes can never be stored; others may have been.
         """
 
     async def snapshot(self, take: Callable[[Sequence[Record]], None]) -> Head:

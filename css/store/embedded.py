@@ -113,8 +113,8 @@ class EmbeddedStore:
     async def _run(self, work: Callable[[], T]) -> T:
         try:
             return await trio.to_thread.run_sync(work, limiter=self._thread)
-        except sqlite3.Error as error:
-            # Full disks, I/O errors, a file system gone read-only: all may pass.
+        except sqlite3.OperationalError as error:
+            # Full disks, I/O errors, a file system gone read-only: all may pass. A damaged file does not.
             raise Unavailable("store", f"{self._path}: {error}") from error
 
     def _transact(
