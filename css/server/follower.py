@@ -27,6 +27,9 @@ PIECE = 256 * 1024
 
 _SHARED = 64  # messages of so many (filter, position) are kept for those who come next to the same place
 
+# Another replica may be ahead of this one for a moment: so long its word about the position is waited for.
+_CATCH_UP = 2.0
+
 Send = Callable[[bytes], Awaitable[None]]
 _encode = msgspec.json.Encoder().encode
 
@@ -205,6 +208,9 @@ class Follower:
 
     async def _take_position(self, send: Send) -> None:
         if self._ask.since is not None:
+            with trio.move_on_after(_CATCH_UP):
+                while self._live.log.head < self._ask.since:
+                    await self._live.moved.wait()
             try:
                 self._live.log.read(self._ask.since)
                 self._after = self._ask.since

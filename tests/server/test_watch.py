@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from css import envelope, wire
 from css.drift import DriftLedger
@@ -21,6 +21,7 @@ from css.server.http import Request, Response
 from css.server.listener import listen, serve
 from css.server.routes import Context, routes
 from css.status import Status
+from tests.websocket import connected
 
 
 class Open:
@@ -103,13 +104,8 @@ class Mirror:
 
 @asynccontextmanager
 async def watching(server: Server, query: str = "interval=0") -> AsyncIterator[Mirror]:
-    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
-    try:
-        async with trio.open_nursery() as nursery:
-            yield Mirror(await wrap_client_stream(nursery, stream, "localhost", f"/v2/watch?{query}"))
-            nursery.cancel_scope.cancel()
-    finally:
-        await trio.aclose_forcefully(stream)
+    async with connected(server.port, query) as socket:
+        yield Mirror(socket)
 
 
 def held(live: Live, status: str = "") -> dict[Key, int]:
