@@ -45,7 +45,9 @@ class CssApp(App[None]):
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", show=False),
+        # With priority they act before the next key is looked at, so that fast typing goes where it belongs.
+        Binding("slash", "filter", show=False, priority=True),
+        Binding("enter", "keep", show=False, priority=True),
         Binding("escape,ctrl+u", "clear", show=False),
         Binding("s,greater_than_sign", "sort(1)", show=False),
         Binding("less_than_sign", "sort(-1)", show=False),
@@ -67,6 +69,7 @@ class CssApp(App[None]):
         self._search, self._problem = Search(), ""
         self._paused = False
         self._counted = 0
+        self._tallied = False
         self._rates: deque[int] = deque([0] * _RATES, _RATES)
 
     def compose(self) -> ComposeResult:
@@ -115,6 +118,7 @@ class CssApp(App[None]):
             puts, gone = self._inbox.take()
             if puts or gone:
                 self.table.take(puts, gone, self._now(facts))
+                self._tallied = False
         self.show(facts)
 
     def show(self, facts: Facts) -> None:
@@ -131,8 +135,10 @@ class CssApp(App[None]):
         facts = self._inbox.facts()
         self._rates.append(facts.changes - self._counted)
         self._counted = facts.changes
-        self._lines("summary").show([], chrome.summary(chrome.tally(self.table.rows.all()), self.size.width))
         self.table.measure()
+        if not self._tallied:
+            self._tallied = True
+            self._lines("summary").show([], chrome.summary(chrome.tally(self.table.rows.all()), self.size.width))
 
     def _now(self, facts: Facts) -> float:
         """The server's time; it stands still while the connection is lost, so that no age pretends to be known."""
@@ -151,6 +157,7 @@ class CssApp(App[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         self.screen.set_class(event.size.height < _LOW or event.size.width < _NARROW, "low")
+        self._tallied = False
         self.call_after_refresh(self.drain)
 
     @on(Input.Changed)
@@ -165,12 +172,6 @@ class CssApp(App[None]):
             self.table.search(search, before)
         self.drain()
 
-    @on(Input.Submitted)
-    def _keep(self) -> None:
-        self.query_one(Prompt).close()
-        self.table.focus()
-        self.drain()
-
     @on(Titles.Clicked)
     def _sort_clicked(self, event: Titles.Clicked) -> None:
         table, column = self.table, self.table.column_at(event.x)
@@ -178,13 +179,29 @@ class CssApp(App[None]):
             table.sort(column, descending=not table.descending if column is table.sorted_by else False)
             self.drain()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The keys with priority mean something only on the table's screen, and `/` is also a letter of a filter."""
+        if action not in ("filter", "keep"):
+            return True
+        if isinstance(self.screen, Help):
+            return False
+        return self.query_one(Prompt).display == (action == "keep")
+
     def action_filter(self) -> None:
-        self.query_one(Prompt).open()
+        prompt = self.query_one(Prompt)
+        prompt.display = True
+        # Not `focus()`, which happens later.
+        self.screen.set_focus(prompt.entry)
         self.drain()
 
     def action_clear(self) -> None:
         self.query_one(Prompt).entry.value = ""
-        self._keep()
+        self.action_keep()
+
+    def action_keep(self) -> None:
+        self.query_one(Prompt).display = False
+        self.screen.set_focus(self.table)
+        self.drain()
 
     def action_sort(self, step: int) -> None:
         columns = [column for column, _ in self.table.columns]

@@ -20,7 +20,7 @@ from css.errors import Unavailable
 __all__ = ["DEFAULT_PORT", "Endpoint", "Known", "State", "Update", "watch"]
 
 # A connection that lasted less long does not count as a success: a crashing server is not asked every 250 ms.
-_LASTED = 5.0
+_LASTED = 1.0
 
 
 async def watch(

@@ -186,6 +186,7 @@ def _first(error: BaseException) -> Any:
 
 class _Problem(msgspec.Struct):
     message: str = ""
+    parameter: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -196,9 +197,10 @@ def _rejection(rejected: ConnectionRejected) -> Exception:
     """An answer that is no upgrade: retried only when the server says that it is a matter of time."""
     status: int = rejected.status_code
     try:
-        text = msgspec.json.decode(rejected.body or b"{}", type=_Body).error.message[:300]
+        problem = msgspec.json.decode(rejected.body or b"{}", type=_Body).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        text = ""
+        problem = _Problem()
+    text = ": ".join(part for part in (problem.parameter, problem.message) if part)[:300]
     said = f": {text}" if text else ""
     if status == 429 or status >= 500:
         return Unavailable("server", f"it answered {status}{said}")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from watched import Region, detail, item, lively, served, task_key
 
@@ -93,6 +94,22 @@ def test_the_filter_narrows_as_it_is_typed() -> None:
         await see(app, pilot, "0 of 70 tasks match", "clears the filter")
         await pilot.press("ctrl+u")
         await see(app, pilot, "70/70")
+
+    with served(region) as server:
+        drive(server.daemon.url, step)
+
+
+def test_fast_typing_goes_where_it_belongs() -> None:
+    """What comes in one burst with `/` and Enter is text or command as if it were typed slowly."""
+    region = Region()
+    region.fill(70)
+
+    async def step(app: CssApp, pilot: Pilot[None]) -> None:
+        await see(app, pilot, "70/70")
+        for key in ("slash", *"wS", "slash", "ctrl+u", *"web", "enter", "j", "j", "S"):
+            app.post_message(events.Key(key, "/" if key == "slash" else key if len(key) == 1 else None))
+        await see(app, pilot, "20/70", "/web", "sort service▼")
+        assert app.table.rows.cursor is not None
 
     with served(region) as server:
         drive(server.daemon.url, step)

@@ -38,7 +38,7 @@ class Subscriber:
         self._more.set()
         self._more = trio.Event()
 
-    async def until(self, condition: Callable[[], bool], within: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], within: float = 15.0) -> None:
         with trio.fail_after(within):
             while not condition():
                 await self._more.wait()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input
 
@@ -18,8 +15,6 @@ _HINT = "words, key:value    Enter keeps it    Esc clears it"
 
 class Entry(Input):
     """Also what is pasted passes the boundary of tui/sanitize.py."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+u", "app.clear", show=False)]
 
     def validate_value(self, value: str) -> str:
         return clean(value)
@@ -37,10 +32,3 @@ class Prompt(Horizontal):
     @property
     def entry(self) -> Entry:
         return self.query_one(Entry)
-
-    def open(self) -> None:
-        self.display = True
-        self.entry.focus()
-
-    def close(self) -> None:
-        self.display = False
