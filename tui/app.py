@@ -15,6 +15,7 @@ from typing import ClassVar
 from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
@@ -106,8 +107,13 @@ class CssApp(App[None]):
             self.exit(return_code=1)
 
     @property
+    def main(self) -> Screen[object]:
+        """The screen of the table, also while another is in front of it."""
+        return self.screen_stack[0]
+
+    @property
     def table(self) -> TaskTable:
-        return self.query_one(TaskTable)
+        return self.main.query_one(TaskTable)
 
     # --- What comes in ---
 
@@ -126,8 +132,8 @@ class CssApp(App[None]):
         width = self.size.width
         self._lines("header").show(chrome.header(self.endpoint, facts, list(self._rates), now, width))
         self._lines("breadcrumb").show(chrome.breadcrumb(shown))
-        self._lines("keys").show(chrome.keys(width, typing=self.query_one(Prompt).display))
-        self.query_one(Titles).show(table.header())
+        self._lines("keys").show(chrome.keys(width, typing=self.main.query_one(Prompt).display))
+        self.main.query_one(Titles).show(table.header())
         table.say(chrome.nothing(self.endpoint, facts, shown))
         table.tick(self._now(facts), faded=_lost(facts))
 
@@ -151,12 +157,12 @@ class CssApp(App[None]):
         return chrome.Shown(len(rows), rows.total, self._search.text, sort, self._paused, waiting, self._problem)
 
     def _lines(self, name: str) -> Lines:
-        return self.query_one(f"#{name}", Lines)
+        return self.main.query_one(f"#{name}", Lines)
 
     # --- What people do ---
 
     def on_resize(self, event: events.Resize) -> None:
-        self.screen.set_class(event.size.height < _LOW or event.size.width < _NARROW, "low")
+        self.main.set_class(event.size.height < _LOW or event.size.width < _NARROW, "low")
         self._tallied = False
         self.call_after_refresh(self.drain)
 
@@ -185,22 +191,22 @@ class CssApp(App[None]):
             return True
         if isinstance(self.screen, Help):
             return False
-        return self.query_one(Prompt).display == (action == "keep")
+        return self.main.query_one(Prompt).display == (action == "keep")
 
     def action_filter(self) -> None:
-        prompt = self.query_one(Prompt)
+        prompt = self.main.query_one(Prompt)
         prompt.display = True
         # Not `focus()`, which happens later.
-        self.screen.set_focus(prompt.entry)
+        self.main.set_focus(prompt.entry)
         self.drain()
 
     def action_clear(self) -> None:
-        self.query_one(Prompt).entry.value = ""
+        self.main.query_one(Prompt).entry.value = ""
         self.action_keep()
 
     def action_keep(self) -> None:
-        self.query_one(Prompt).display = False
-        self.screen.set_focus(self.table)
+        self.main.query_one(Prompt).display = False
+        self.main.set_focus(self.table)
         self.drain()
 
     def action_sort(self, step: int) -> None:

@@ -260,16 +260,20 @@ def test_a_frozen_server_is_shown_as_stale_then_lost() -> None:
 
 def test_help_opens_and_closes() -> None:
     """`?` shows the keys and what the glyphs mean; any key closes it again."""
+    region = Region()
 
     async def step(app: CssApp, pilot: Pilot[None]) -> None:
         await see(app, pilot, "LIVE")
         await pilot.press("question_mark")
         await see(app, pilot, "filter as you type", "unhealthy", "✖")
+        # What comes in meanwhile is shown behind it.
+        region.fill(3)
+        await until(app, pilot, lambda: app.table.rows.total == 3)
         await pilot.press("q")
         await until(app, pilot, lambda: "filter as you type" not in text(app))
         assert app.is_running
 
-    with served(Region()) as server:
+    with served(region) as server:
         drive(server.daemon.url, step, (80, 24))
 
 
