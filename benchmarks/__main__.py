@@ -160,6 +160,7 @@ def fan_out(etcd: EtcdServer, seconds: float) -> None:
         flags = [f"--etcd-endpoint={etcd.endpoint}", "--queue=event_stream", "--reconcile-rate=0"]
         with daemon(flags, endpoint) as service:
             service.wait_ready()
+            time.sleep(10)  # the simulated world takes so long to reach its rate
             for subscribers, bar in [(1, 150), (100, 500)]:
                 ran = subprocess.run(
                     [sys.executable, "-m", "benchmarks.subscribers", str(service.port), str(subscribers), str(seconds)],

@@ -92,6 +92,7 @@ async def follow(
         except Compacted:
             _log.warning("store compacted what was missed, listing again", revision=live.view.revision)
             loaded = False
+            await trio.sleep(backoff.next())
         except Unavailable as error:
             delay = backoff.next()
             metrics.store_errors.labels("watch").inc()
