@@ -85,7 +85,7 @@ def test_the_filter_narrows_as_it_is_typed() -> None:
         await see(app, pilot, "10/70")
         await pilot.press("space", *"status:pending", "enter")
         await see(app, pilot, "1/70", "sort service")
-        assert app.focused is app.table
+        assert app.focused is app.tasks.table
         await pilot.press("slash", *",,x")
         await see(app, pilot, "✖ status", "1/70")
         await pilot.press("escape")
@@ -122,19 +122,19 @@ def test_the_cursor_stays_on_its_task_while_others_come_and_go() -> None:
     async def step(app: CssApp, pilot: Pilot[None]) -> None:
         await see(app, pilot, "60/60")
         await pilot.press("s", "S", *"jjjjj")
-        chosen = app.table.rows.cursor
+        chosen = app.tasks.table.rows.cursor
         assert chosen is not None
-        place = app.table.rows.line - app.table.scroll_offset.y
+        place = app.tasks.table.rows.line - app.tasks.table.scroll_offset.y
         region.fill(80, start=200)
         await see(app, pilot, "140/140")
-        assert app.table.rows.cursor == chosen
-        assert app.table.rows.line - app.table.scroll_offset.y == place
+        assert app.tasks.table.rows.cursor == chosen
+        assert app.tasks.table.rows.line - app.tasks.table.scroll_offset.y == place
         await pilot.press("S")
-        assert app.table.rows.cursor == chosen
-        assert app.table.rows.at(app.table.rows.line).key == chosen
+        assert app.tasks.table.rows.cursor == chosen
+        assert app.tasks.table.rows.at(app.tasks.table.rows.line).key == chosen
         region.remove(chosen)
         await see(app, pilot, "139/139")
-        assert app.table.rows.cursor not in (None, chosen)
+        assert app.tasks.table.rows.cursor not in (None, chosen)
 
     with served(region) as server:
         drive(server.daemon.url, step)
@@ -150,10 +150,10 @@ def test_keys_move_by_line_page_and_end() -> None:
         seen = []
         for key in ("j", "down", "k", "ctrl+f", "ctrl+b", "G", "j", "k", "g", "k", "end", "home", "pagedown"):
             await pilot.press(key)
-            line, top = app.table.rows.line, app.table.scroll_offset.y
-            assert top <= line < top + app.table.size.height
+            line, top = app.tasks.table.rows.line, app.tasks.table.scroll_offset.y
+            assert top <= line < top + app.tasks.table.size.height
             seen.append(line)
-        page = app.table.size.height - 1
+        page = app.tasks.table.size.height - 1
         assert seen == [1, 2, 1, 1 + page, 1, 99, 99, 98, 0, 0, 99, 0, page]
 
     with served(region) as server:
@@ -171,7 +171,7 @@ def test_sorting_walks_the_columns_and_turns_round() -> None:
         await see(app, pilot, "sort task▲")
         await pilot.press("S")
         await see(app, pilot, "sort task▼")
-        assert app.table.rows.at(0).key == task_key(29)
+        assert app.tasks.table.rows.at(0).key == task_key(29)
         await pilot.press("less_than_sign")
         await see(app, pilot, "sort service▲")
         await pilot.click("#titles", offset=(lines(app)[_line_of(app, "HEALTH")].index("HEALTH"), 0))
@@ -268,7 +268,7 @@ def test_help_opens_and_closes() -> None:
         await see(app, pilot, "filter as you type", "unhealthy", "✖")
         # What comes in meanwhile is shown behind it.
         region.fill(3)
-        await until(app, pilot, lambda: app.table.rows.total == 3)
+        await until(app, pilot, lambda: app.tasks.table.rows.total == 3)
         await pilot.press("q")
         await until(app, pilot, lambda: "filter as you type" not in text(app))
         assert app.is_running
@@ -299,7 +299,7 @@ def test_a_defect_in_the_client_ends_the_screen_with_it_in_hand() -> None:
             raise ZeroDivisionError
 
         await see(app, pilot, "LIVE")
-        app._follower._deliver = broken  # type: ignore[method-assign]
+        app.follower._deliver = broken  # type: ignore[method-assign]
         await pilot.press("ctrl+r")
         await until(app, pilot, lambda: not app.is_running)
 
@@ -346,7 +346,7 @@ def test_no_text_from_elsewhere_reaches_the_terminal_as_control() -> None:
     async def step(app: CssApp, pilot: Pilot[None]) -> None:
         await see(app, pilot, f"{len(HOSTILE)}/{len(HOSTILE)}")
         await pilot.press("slash")
-        app.query_one("#entry").value = "\x1b]52;c;aGk=\x07\u202e"  # type: ignore[attr-defined]
+        app.tasks.query_one("#entry").value = "\x1b]52;c;aGk=\x07\u202e"  # type: ignore[attr-defined]
         await see(app, pilot, "0 of")
         for strip in app.screen._compositor.render_strips():
             assert all(segment.text.isprintable() and not segment.control for segment in strip)
@@ -377,20 +377,20 @@ def test_only_changed_lines_are_drawn_again() -> None:
     async def step(app: CssApp, pilot: Pilot[None]) -> None:
         await see(app, pilot, "100/100")
         await pilot.press("s")
-        app.table.measure()
+        app.tasks.table.measure()
         await pilot.pause(0.5)
         drawn: list[int] = []
-        original = app.table.refresh_line
+        original = app.tasks.table.refresh_line
 
         def counted(y: int) -> None:
             drawn.append(y)
             original(y)
 
-        app.table.refresh_line = counted  # type: ignore[method-assign]
+        app.tasks.table.refresh_line = counted  # type: ignore[method-assign]
         for number in (2, 90):
             region.put(task_key(number), detail(number, cpu="1024"))
         changed = decode(item(task_key(2), region.revision - 1, detail(2, cpu="1024")))
-        await until(app, pilot, lambda: app.table.rows.at(2) == changed)
+        await until(app, pilot, lambda: app.tasks.table.rows.at(2) == changed)
         await pilot.pause(0.3)
         assert set(drawn) == {2}
 
@@ -404,7 +404,7 @@ def test_colour_never_speaks_alone() -> None:
 
     async def step(app: CssApp, pilot: Pilot[None]) -> None:
         await see(app, pilot, "60/60", "● LIVE")
-        shown = {row.fields.last_status for row in app.table.rows.all()}
+        shown = {row.fields.last_status for row in app.tasks.table.rows.all()}
         assert len(shown) >= 4
         assert {line[1] for line in lines(app) if "FARGATE" in line or "prod-" in line} >= {"●", "◐"}
 
@@ -424,7 +424,7 @@ def test_no_color_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
         await see(app, pilot, "5/5")
         styles = [
             segment.style
-            for line in app.table.render_lines(app.table.size.region)
+            for line in app.tasks.table.render_lines(app.tasks.table.size.region)
             for segment in line
             if segment.style is not None
         ]
