@@ -25,6 +25,7 @@ _STOP_TIME = 2.0
 class CssApp(App[None]):
     """`url` as `css.client.watch` takes it; a wrong one raises `ConfigError`."""
 
+    TITLE = "css tui"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -166,7 +166,11 @@ def _plainly(error: BaseException) -> str:
     """`connection refused` of trio's "all attempts to connect to localhost:3000 failed", and the like."""
     root: BaseException = _first(error.__cause__ or error)
     text = str(root)
-    if isinstance(root, OSError) and root.errno is not None:
+    if isinstance(root, ssl.SSLCertVerificationError):
+        text = f"the server's certificate is not trusted: {root.verify_message}"
+    elif isinstance(root, ssl.SSLError):
+        text = f"no TLS: {root.reason or root}"
+    elif isinstance(root, OSError) and root.errno is not None:
         # Numbers of the resolver are negative, and its words are already plain.
         text = os.strerror(root.errno) if root.errno > 0 else root.strerror or text
     return text[:1].lower() + text[1:]

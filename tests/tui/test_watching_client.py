@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from watched import Daemon, Region, detail, running, task_key
 
 from css import wire
@@ -231,6 +239,51 @@ async def test_a_stranger_on_the_port_does_no_harm(answer: bytes) -> None:
         port = listeners[0].socket.getsockname()[1]
         nursery.start_soon(lambda: watch(f"127.0.0.1:{port}", deliver=subscriber.deliver))
         await subscriber.until(lambda: bool(subscriber.told) and subscriber.state.phase in ("waiting", "refused"))
+        nursery.cancel_scope.cancel()
+
+
+def _certificate(folder: Path) -> Path:
+    """A key and a certificate for localhost that it signed itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "localhost.pem"
+    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return file
+
+
+async def test_a_trusted_certificate_is_needed(tmp_path: Path) -> None:
+    """https and wss check whom they speak to, and say what is wrong with a stranger."""
+    region = Region()
+    region.fill(3)
+    daemon, certificate = Daemon(region), _certificate(tmp_path)
+    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.load_cert_chain(certificate)
+    async with running(daemon, ours), trio.open_nursery() as nursery:
+        for context, phase in ((None, "waiting"), (ssl.create_default_context(cafile=certificate), "live")):
+            subscriber = Subscriber()
+            url = f"https://localhost:{daemon.port}"
+            nursery.start_soon(partial(watch, url, deliver=subscriber.deliver, ssl_context=context))
+            await subscriber.until(lambda: bool(subscriber.told) and subscriber.state.phase == phase)  # noqa: B023
+            assert (subscriber.state.reason == "") == (phase == "live")
+            assert "certificate is not trusted" in subscriber.state.reason or phase == "live"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_ipv6_address_is_reached() -> None:
+    """It stands in brackets in the URL and in the `Host` header, and nowhere else."""
+    daemon, subscriber = Daemon(Region()), Subscriber()
+    daemon.host = "::1"
+    async with running(daemon), trio.open_nursery() as nursery:
+        nursery.start_soon(partial(watch, f"http://[::1]:{daemon.port}", deliver=subscriber.deliver))
+        await subscriber.until(lambda: bool(subscriber.told) and subscriber.state.phase == "live")
         nursery.cancel_scope.cancel()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
@@ -79,6 +80,7 @@ class Daemon:
 
     def __init__(self, region: Region) -> None:
         self.region = region
+        self.host = "127.0.0.1"
         self.port = 0
         self._thawed = trio.Event()
         self._thawed.set()
@@ -100,11 +102,13 @@ class Daemon:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(
+        self, tls: ssl.SSLContext | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Until cancelled, which breaks every connection; always on the same port."""
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(serve_websocket, self._converse, "127.0.0.1", self.port, None)
-            self.port = server.port
+            server = await nursery.start(serve_websocket, self._converse, self.host, self.port, tls)
+            self.port = server.listeners[0].port
             task_status.started()
 
     async def _converse(self, request: WebSocketRequest) -> None:
@@ -168,10 +172,10 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def running(daemon: Daemon) -> AsyncIterator[None]:
+async def running(daemon: Daemon, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
     """The daemon up, and down again."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(daemon.serve)
+        await nursery.start(daemon.serve, tls)
         yield
         nursery.cancel_scope.cancel()
 
