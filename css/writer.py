@@ -118,7 +118,7 @@ class Writer:
     async def settle_seen(self) -> None:
         """Tell the sources of what the watch has brought back, until finished."""
         log = self._live.log
-        while self._unseen or not self._finished:
+        while True:
             moved, committed = self._live.moved, self._committed  # taken before looking
             while self._unseen and self._unseen[0][0] <= self._view.revision:
                 _, deliveries = self._unseen.popleft()
@@ -127,7 +127,12 @@ class Writer:
             if self._live.log is not log:
                 log = self._live.log
                 await self._commit_again()
-            await (moved.wait() if self._unseen else committed.wait())
+            if self._unseen:
+                await moved.wait()
+            elif self._finished:
+                return
+            else:
+                await committed.wait()
 
     async def _commit_again(self) -> None:
         """The store was listed again, and is behind what was committed (a backup, restored): commit to it as well."""

@@ -46,6 +46,8 @@ class ScriptedStore:
 
     async def receive(self) -> Sequence[Batch]:
         await trio.lowlevel.checkpoint()
+        if not self.steps and not self.watches:
+            await trio.sleep_forever()
         if not self.steps:
             raise Unavailable("store", "lost")
         step = self.steps.pop(0)

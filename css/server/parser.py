@@ -11,6 +11,9 @@ import httptools
 
 from css.server.http import Limits, Request
 
+# What may have come together with a head: the end of what was before it.
+_READ_AHEAD = 16 * 1024
+
 # Names that an intermediary might read otherwise than we do, if sent twice.
 _ONCE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "origin", "upgrade"})
 
@@ -37,10 +40,15 @@ class RequestParser:
         self._peer = peer
         self._parser = httptools.HttpRequestParser(self)
         self._expect = False
+        self._in_head, self._head_bytes = True, 0
         self._reset()
 
     def feed(self, data: bytes) -> None:
         """Take in what arrived. Raises `BadRequest`."""
+        if self._in_head:  # a header that never ends is not seen before it does
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head + self._limits.url + _READ_AHEAD:
+                raise BadRequest(431, f"a head of more than {self._limits.head} bytes")
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -82,6 +90,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         headers = self._headers
+        self._in_head = False
         if not self._target.startswith(b"/") or not self._target.isascii():
             raise BadRequest(400, "the target must be an absolute path in ASCII")
         if "host" not in headers and self._parser.get_http_version() != "1.0":
@@ -104,6 +113,7 @@ class RequestParser:
         request = Request(method, path, query, self._headers, b"".join(self._body), self._peer)
         self.requests.append((request, self._parser.should_keep_alive()))
         self.begun = False
+        self._in_head, self._head_bytes = True, 0
 
     def _reset(self) -> None:
         self._target = b""
