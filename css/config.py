@@ -1,4 +1,4 @@
-"""Every setting, its default, its bounds and why. Only frozen structs: `css/settings.py` fills and checks them.
+"""Every setting, its default, its bounds and why. Only frozen structs: `css/cli/settings.py` fills and checks them.
 
 `config.example.toml` shows all of it; a test keeps the two equal.
 """

@@ -20,12 +20,12 @@ import pytest
 import structlog
 
 from css import __version__
-from css.argv import Command, parse
 from css.cli import COMMANDS, loop, main
+from css.cli.argv import Command, parse
+from css.cli.flags import given
+from css.cli.settings import settle
 from css.config import Config
 from css.errors import ConfigError
-from css.flags import given
-from css.settings import settle
 
 T = TypeVar("T")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CSS_", "ECS_"))}

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from css.cli.settings import Setting, assemble, check, decode, load, settle
 from css.config import Auth, Aws, Config, Reconcile, Server, Source, Store, Token
 from css.errors import ConfigError
-from css.settings import Setting, assemble, check, decode, load, settle
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 DIGEST = "0" * 64

@@ -115,4 +115,4 @@ def test_the_ui_knows_only_the_client_side() -> None:
 
 def test_only_the_map_starts_the_actors() -> None:
     """No module but css.service (and the command line, lazily) imports it."""
-    assert importers("css.service") <= {"css.cli", "css.demo", "css.__main__"}
+    assert importers("css.service") <= under("css.cli")

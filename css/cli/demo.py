@@ -18,10 +18,10 @@ import structlog
 import trio
 from msgspec.structs import replace
 
+from css.cli.settings import Setting
 from css.config import Config
 from css.server.listener import listen
 from css.service import run
-from css.settings import Setting
 from css.simulator.settings import Simulation
 
 _REGION = Simulation()

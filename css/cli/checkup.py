@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from css.cli.settings import Settled
 from css.config import Config
 from css.explain import printable
-from css.settings import Settled
 
 
 def report(file: Path, settled: Settled) -> list[str]:

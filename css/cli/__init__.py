@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from css import __version__
-from css.argv import Command, overview, parse
+from css.cli.argv import Command, overview, parse
+from css.cli.flags import given, take_config, take_settings
+from css.cli.settings import Settled, settle
 from css.config import Config
 from css.errors import ConfigError
 from css.explain import printable
-from css.flags import given, take_config, take_settings
-from css.settings import Settled, settle
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,16 +107,16 @@ def loop(program: Callable[..., Any], *args: Any) -> int:
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    from css.simulate import world_arguments
+    from css.cli.simulate import world_arguments
 
     take_settings(parser, "server.bind", "store.path", "auth.insecure", "log.level", "log.file")
     world_arguments(parser)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from css.demo import demo, isolate, settings
+    from css.cli.demo import demo, isolate, settings
+    from css.cli.simulate import chosen, world_flags
     from css.logsetup import configure
-    from css.simulate import chosen, world_flags
 
     chosen(args, world_only=True)  # a wrong flag is refused here, not by the region's own process
     isolate(os.environ)
@@ -130,16 +130,16 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
-    from css.simulate import region_arguments, world_arguments
+    from css.cli.simulate import region_arguments, world_arguments
 
     world_arguments(parser)
     region_arguments(parser)
 
 
 def _simulate(args: argparse.Namespace) -> int:
+    from css.cli.signals import until_signal
+    from css.cli.simulate import alone, chosen
     from css.logsetup import configure
-    from css.signals import until_signal
-    from css.simulate import alone, chosen
 
     configure(settle(None, os.environ, []).config.log)
     return loop(until_signal, partial(alone, chosen(args), until_eof=args.until_eof))
@@ -153,8 +153,8 @@ def _record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _record(args: argparse.Namespace) -> int:
+    from css.cli.signals import until_signal
     from css.logsetup import configure
-    from css.signals import until_signal
 
     settled = _settle(args)
     if not settled.config.source.queue:
@@ -190,7 +190,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from css.checkup import report
+    from css.cli.checkup import report
     from css.server.auth import refuse_open
 
     settled = _settle(args)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from css.cli.settings import Setting, level
 from css.errors import ConfigError
 from css.explain import number
-from css.settings import Setting, level
 
 _SETTINGS: tuple[tuple[str, tuple[str, ...], dict[str, Any]], ...] = (
     (
