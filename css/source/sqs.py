@@ -76,29 +76,34 @@ class SqsSource:
         self._polls = trio.CapacityLimiter(settings.receivers)
         self._calls = trio.CapacityLimiter(settings.receivers + 2)
         self._held: dict[str, float] = {}  # receipt -> when its visibility was last granted
+        self._unclaimed: set[str] = set()  # received by a thread, not yet taken over from it
         self._settled: deque[str] = deque()
         self._wake = trio.Event()
         self._room = trio.Event()
         self._finished = False
+        self._abandoned = False
 
     def __repr__(self) -> str:
         return f"<SqsSource {self._settings.queue} {len(self._held)} held, {len(self._settled)} to delete>"
 
     async def receive(self, messages: trio.MemorySendChannel[Sequence[Message]]) -> None:
         async with messages:
-            await self._resolve()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._measure_depth)
-                nursery.start_soon(self._keep_visible)
-                for _ in range(self._settings.receivers):
-                    nursery.start_soon(self._poll, messages)
+            try:
+                await self._resolve()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._measure_depth)
+                    nursery.start_soon(self._keep_visible)
+                    for _ in range(self._settings.receivers):
+                        nursery.start_soon(self._poll, messages)
+            finally:
+                self._abandoned = True  # a poll that still runs in its thread puts back what it brings
 
     async def acknowledge(self) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(self._settings.receivers):
                 nursery.start_soon(self._delete_settled)
         # What nobody settled goes back at once, for another replica or our next start.
-        for receipts in _tens([*self._held]):
+        for receipts in _tens([*self._held, *self._unclaimed]):
             await self._change_visibility(receipts, 0)
 
     def finish(self) -> None:
@@ -125,20 +130,27 @@ class SqsSource:
             self._url = (await self._insist("GetQueueUrl", ask, self._calls))["QueueUrl"]
         _log.info("reading the queue", queue=self._settings.queue, receivers=self._settings.receivers)
 
-    async def _poll(self, messages: trio.MemorySendChannel[Sequence[Message]]) -> None:
-        receive = partial(
-            self._client.receive_message,
+    def _receive(self) -> Sequence[Any]:
+        """In a thread: one long poll. If it was abandoned meanwhile, what it brings goes back at once."""
+        answer = self._client.receive_message(
             QueueUrl=self._url,
             MaxNumberOfMessages=10,
             WaitTimeSeconds=self._settings.wait,
             VisibilityTimeout=self._settings.visibility_timeout,
         )
+        received: Sequence[Any] = answer.get("Messages", ())
+        receipts = [each["ReceiptHandle"] for each in received]
+        self._unclaimed.update(receipts)
+        if self._abandoned and receipts:
+            self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=_visibility(receipts, 0))
+        return received
+
+    async def _poll(self, messages: trio.MemorySendChannel[Sequence[Message]]) -> None:
         while True:
             while len(self._held) >= _IN_FLIGHT:
                 self._room = trio.Event()
                 await self._room.wait()
-            answer = await self._insist("ReceiveMessage", receive, self._polls)
-            received = answer.get("Messages")
+            received = await self._insist("ReceiveMessage", self._receive, self._polls)
             if not received:
                 continue
             now = trio.current_time()
@@ -146,6 +158,7 @@ class SqsSource:
             for each in received:
                 receipt = each["ReceiptHandle"]
                 self._held[receipt] = now
+                self._unclaimed.discard(receipt)
                 settled = partial(self._settle, receipt)
                 batch.append(Message(unwrapped(each["Body"]), settled, self._settings.queue))
             self._metrics.received.labels("sqs").inc(len(batch))
@@ -192,10 +205,7 @@ class SqsSource:
                     self._held.update((receipt, now) for receipt in held if receipt in self._held)
 
     async def _change_visibility(self, receipts: Sequence[str], seconds: int) -> bool:
-        entries = [
-            {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
-            for index, receipt in enumerate(receipts)
-        ]
+        entries = _visibility(receipts, seconds)
         change = partial(self._client.change_message_visibility_batch, QueueUrl=self._url, Entries=entries)
         try:
             await self._call("ChangeMessageVisibilityBatch", change, self._calls)
@@ -268,6 +278,13 @@ def unwrapped(body: str) -> str:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return body
     return notification.message if notification.kind == "Notification" else body
+
+
+def _visibility(receipts: Sequence[str], seconds: int) -> list[dict[str, Any]]:
+    return [
+        {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+        for index, receipt in enumerate(receipts)
+    ]
 
 
 def _tens(receipts: Sequence[str]) -> list[Sequence[str]]:

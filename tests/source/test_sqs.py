@@ -1,0 +1,231 @@
+"""Reading SQS: from the simulated region, which can fail in every way, and from moto, which others wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import boto3
+import pytest
+import trio
+from moto.server import ThreadedMotoServer
+
+from css.config import Aws
+from css.config import Source as Settings
+from css.errors import ConfigError
+from css.metrics import Metrics
+from css.model import Message
+from css.source.sqs import SqsSource, parse_queue, unwrapped
+from css.status import Status
+from tests.simulated_region import Region
+
+Start = Callable[..., Region]
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ACCESS_KEY_ID": "simulated", "SECRET_ACCESS_KEY": "simulated", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+class Reading:
+    """A source at work: what it has brought, and its status."""
+
+    def __init__(self, source: SqsSource, status: Status, metrics: Metrics) -> None:
+        self.source, self.status, self.metrics = source, status, metrics
+        self.messages: list[Message] = []
+        self._more = trio.Event()
+
+    def add(self, messages: Sequence[Message]) -> None:
+        self.messages += messages
+        self._more.set()
+        self._more = trio.Event()
+
+    async def until(self, count: int, seconds: float = 10) -> list[str]:
+        with trio.fail_after(seconds):
+            while len(self.messages) < count:
+                await self._more.wait()
+        return [str(message.body) for message in self.messages]
+
+    def settle(self) -> None:
+        for message in self.messages:
+            message.settled()
+
+
+@asynccontextmanager
+async def reading(url: str, queue: str = "event_stream", **settings: Any) -> AsyncIterator[Reading]:
+    """Receive in the background; at the end stop as the service does: cancel, finish, wait for the deletes."""
+    status, metrics = Status(["queue"]), Metrics()
+    chosen = Settings(**{"queue": queue, "wait": 1, "visibility_timeout": 10, **settings})
+    source = SqsSource(chosen, Aws(endpoint_url=url, region="us-east-1"), status, metrics)
+    place = Reading(source, status, metrics)
+    sender, receiver = trio.open_memory_channel[Sequence[Message]](0)
+    async with trio.open_nursery() as nursery:
+        receiving = trio.CancelScope()
+
+        async def receive() -> None:
+            with receiving:
+                await source.receive(sender)
+
+        async def collect() -> None:
+            async for messages in receiver:
+                place.add(messages)
+
+        nursery.start_soon(receive)
+        nursery.start_soon(collect)
+        nursery.start_soon(source.acknowledge)
+        yield place
+        receiving.cancel()
+        source.finish()
+
+
+def send(place: Region, *bodies: str) -> None:
+    for body in bodies:
+        place.sqs.send_message(QueueUrl=place.queue, MessageBody=body)
+
+
+def depth(place: Region) -> tuple[int, int]:
+    queue = place.control("truth?only=queue")["queue"]
+    return queue["visible"], queue["in_flight"]
+
+
+async def until(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Poll another process's state."""
+    with trio.fail_after(seconds):
+        while not await trio.to_thread.run_sync(true):  # noqa: ASYNC110 - another process has no events for us
+            await trio.sleep(0.02)
+
+
+async def test_a_message_stays_until_it_is_settled(region: Start) -> None:
+    """Nothing is deleted before `settled`; then everything is, in batches of ten."""
+    place = region(tasks=0, rate=0)
+    send(place, *(f"message {number}" for number in range(25)))
+    async with reading(place.url) as at_work:
+        assert sorted(await at_work.until(25)) == sorted(f"message {number}" for number in range(25))
+        assert depth(place) == (0, 25)
+        at_work.settle()
+        await until(lambda: depth(place) == (0, 0))
+        assert at_work.metrics.acknowledged.labels("sqs")._value.get() == 25
+        assert at_work.status.ready
+
+
+async def test_what_is_not_settled_at_the_end_is_free_again(region: Start) -> None:
+    """Stopped between receiving and settling, the messages are visible at once, not after their time."""
+    place = region(tasks=0, rate=0)
+    send(place, "one", "two")
+    async with reading(place.url) as at_work:
+        await at_work.until(2)
+        next(message for message in at_work.messages if message.body == "one").settled()
+    await until(lambda: depth(place) == (1, 0), 3)
+    async with reading(place.url) as again:
+        assert await again.until(1) == ["two"]
+
+
+async def test_what_is_held_for_long_stays_invisible(region: Start) -> None:
+    """While the writer is behind, the visibility is extended: nobody else gets the message."""
+    place = region(tasks=0, rate=0)
+    send(place, "held")
+    async with reading(place.url) as at_work:
+        await at_work.until(1)
+        await trio.sleep(13)  # longer than the visibility: this is about real time passing at the queue
+        assert depth(place) == (0, 1)
+        assert len(at_work.messages) == 1
+
+
+async def test_reading_stops_when_too_much_is_unsettled(region: Start) -> None:
+    """Backpressure reaches the queue: past the bound nothing more is received until something is settled."""
+    place = region(tasks=0, rate=0)
+    entries = [{"Id": str(n), "MessageBody": "x"} for n in range(10)]
+    for _ in range(130):
+        place.sqs.send_message_batch(QueueUrl=place.queue, Entries=entries)  # type: ignore[arg-type]
+    async with reading(place.url) as at_work:
+        await at_work.until(1000)
+        with trio.move_on_after(0.5):
+            await at_work.until(1300)
+        held = len(at_work.messages)
+        assert 1000 <= held <= 1020
+        at_work.settle()
+        await at_work.until(1300)
+        for message in at_work.messages[held:]:
+            message.settled()
+        await until(lambda: depth(place) == (0, 0))
+
+
+@pytest.mark.parametrize("fault", [{"errors": 1.0}, {"hang": True}])
+async def test_a_failing_queue_is_tried_again(region: Start, fault: dict[str, Any]) -> None:
+    """5xx and silence are reported and survived; reading goes on by itself once the queue is back."""
+    place = region(tasks=0, rate=0)
+    place.control("faults", fault)
+    async with reading(place.url) as at_work:
+        if "errors" in fault:
+            await until(lambda: "GetQueueUrl" in at_work.status.missing().get("queue", ""))
+        await trio.to_thread.run_sync(place.control, "faults", {})
+        send(place, "after")
+        assert await at_work.until(1, 40) == ["after"]
+        assert at_work.status.ready
+
+
+async def test_a_missing_queue_is_named_and_waited_for(region: Start) -> None:
+    """A queue that does not exist may yet: the text says what to look at."""
+    place = region(tasks=0, rate=0)
+    async with reading(place.url, "no_such_queue") as at_work:
+        await until(lambda: "no such queue in this account" in at_work.status.missing()["queue"])
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.mark.parametrize("spelling", ["{name}", "sqs://{name}", "{url}", "{arn}"])
+async def test_queues_are_named_in_four_ways(moto: str, spelling: str) -> None:
+    """Name, sqs://name, URL and ARN lead to the same queue, on an SQS that we did not write."""
+    client = boto3.client("sqs", endpoint_url=moto, region_name="us-east-1")
+    name = f"q{abs(hash(spelling))}"
+    url = client.create_queue(QueueName=name)["QueueUrl"]
+    arn = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    client.send_message(QueueUrl=url, MessageBody="hello")
+    async with reading(moto, spelling.format(name=name, url=url, arn=arn)) as at_work:
+        assert await at_work.until(1) == ["hello"]
+        at_work.settle()
+    counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    left = client.get_queue_attributes(QueueUrl=url, AttributeNames=counts)["Attributes"]  # type: ignore[arg-type]
+    client.close()
+    assert set(left.values()) == {"0"}
+
+
+def test_sns_is_unwrapped() -> None:
+    """A notification's message is the message; what only looks like one is left as it is."""
+    event = json.dumps({"detail-type": "x", "detail": {}})
+    assert unwrapped(json.dumps({"Type": "Notification", "Message": event, "TopicArn": "t"})) == event
+    for other in (event, '{"Type": "SubscriptionConfirmation", "Message": "m"}', '"Type" "Message"', "[" * 5000):
+        assert unwrapped(other) == other
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "sqs://", "sqs://a/b", "kinesis://x", "arn:aws:sqs:us-east-1:1:q", "ftp://x"]
+)
+def test_wrong_names_are_refused(text: str) -> None:
+    """What names no queue is a wrong setting, with what was found."""
+    with pytest.raises(ConfigError, match="queue"):
+        parse_queue(text)
+
+
+async def test_cancelling_leaves_nothing_running(region: Start) -> None:
+    """A receive may be abandoned at any moment: cancelling returns at once, though a poll waits for a second."""
+    place = region(tasks=0, rate=0)
+    source = SqsSource(
+        Settings(queue="event_stream", wait=20), Aws(endpoint_url=place.url, region="us-east-1"), Status(), Metrics()
+    )
+    sender, receiver = trio.open_memory_channel[Sequence[Message]](0)
+    async with receiver:
+        with trio.fail_after(3), trio.move_on_after(0.5):
+            await source.receive(sender)
+    with pytest.raises(trio.ClosedResourceError):
+        sender.send_nowait([])
