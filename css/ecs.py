@@ -146,7 +146,7 @@ class EcsApi:
         while True:
             page = {"maxResults": PAGE, **request, **({"nextToken": token} if token else {})}
             answer = _decode(await self._call(operation, page))
-            found += [text for text in answer.get(member, ()) if isinstance(text, str)]
+            found += [text for text in _listed(answer, member) if isinstance(text, str)]
             token = answer.get("nextToken")
             if not token:
                 return found
@@ -176,12 +176,12 @@ def described(body: bytes, kind: Kind, cluster: str, now: str, policy: Policy) -
     operation = OPERATIONS[kind]
     answer = _decode(body)
     puts, unsure = [], set()
-    for detail in answer.get(operation.member, ()):
+    for detail in _listed(answer, operation.member):
         try:
             puts.append(_put(detail, kind, cluster, now, policy))
         except Rejected:
             unsure.add(str(detail.get(operation.arn_member)) if is_object(detail) else "")
-    for failure in answer.get("failures", ()):
+    for failure in _listed(answer, "failures"):
         if is_object(failure) and failure.get("reason") != "MISSING":
             unsure.add(str(failure.get("arn")))
     return Described(tuple(puts), frozenset(unsure))
@@ -225,15 +225,27 @@ def as_told_by_events(value: Any) -> None:
     if is_object(value):
         for name, inner in value.items():
             if name in _TIMES and isinstance(inner, int | float):
-                value[name] = rfc3339(inner)
+                value[name] = _as_text(inner)
             elif isinstance(inner, dict | list):
                 as_told_by_events(inner)
-        for agent in value.get("managedAgents") or ():
+        for agent in _listed(value, "managedAgents"):
             if is_object(agent) and "lastStatus" in agent:
                 agent.setdefault("status", agent["lastStatus"])
     elif isinstance(value, list):
         for inner in value:
             as_told_by_events(inner)
+
+
+def _as_text(seconds: float) -> str | float | None:
+    try:
+        return rfc3339(seconds)
+    except (OverflowError, ValueError, OSError):
+        return seconds  # no time of any calendar: kept as it is
+
+
+def _listed(value: JsonObject, name: str) -> Sequence[Any]:
+    found = value.get(name)
+    return found if isinstance(found, list) else ()
 
 
 def _take_body(response_dict: JsonObject, customized_response_dict: JsonObject, **_: Any) -> None:
