@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -248,3 +249,23 @@ async def test_only_the_chosen_clusters_are_listed() -> None:
             delivery.settled()
     assert gone == {"prod-1", "prod-gone"}
     assert DriftLedger().reports.maxlen == 100
+
+
+async def test_an_absence_is_asked_about_before_it_is_believed() -> None:
+    """A listing that forgot an object which Describe still knows removes nothing: lists lag behind at ECS."""
+
+    class Forgetful(World):
+        async def arns(self, kind: Kind, cluster: str) -> list[str]:
+            return (await super().arns(kind, cluster))[1:]
+
+    world, live = Forgetful(), Live()
+    keys = [key("task", "c", number) for number in (1, 2)]
+    world.objects = {"c": {keys[0]: 1, keys[1]: 1}}
+    live.load(Head("e", 2), [Record(k, number, 1, put(k, 1).body) for number, k in enumerate(keys, 1)])
+    sender, receiver = trio.open_memory_channel[Sequence[Delivery]](10)
+    one = Pass(cast(EcsApi, world), live, sender, (), Status())
+    with trio.fail_after(1):
+        await one.run()
+    with pytest.raises(trio.WouldBlock):
+        receiver.receive_nowait()
+    assert one.drift["c"].gone == 0
