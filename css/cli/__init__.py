@@ -86,6 +86,7 @@ def _run(args: argparse.Namespace) -> int:
 
     settled = _settle(args)
     os.environ.update(settled.exports)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines on standard error are no JSON
     configure(settled.config.log)
     from css.service import run
 
