@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import boto3
+import botocore
 import botocore.exceptions as failures
 from botocore.config import Config as BotocoreConfig
 
@@ -28,7 +29,7 @@ def client(aws: Aws, service: str, *, pool: int, read_timeout: float) -> Any:
         # One quick second try for a reset connection; the waiting is ours (css/backoff.py), seen in status and metrics.
         retries={"mode": "standard", "total_max_attempts": 2},
         parameter_validation=False,  # what we send is ours
-        user_agent_extra=f"css/{__version__}",
+        user_agent=f"css/{__version__} Botocore/{botocore.__version__}",  # its own is made anew for every call
     )
     try:
         session = boto3.Session(profile_name=aws.profile or None)

@@ -8,9 +8,11 @@ until the store is back. Pure decisions first, the actors last.
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -235,26 +237,38 @@ class Writer:
 
 
 async def write(deliveries: trio.MemoryReceiveChannel[Sequence[Delivery]], writer: Writer, settings: Settings) -> None:
-    """The actor: gather, commit, again; ends when every sender has closed its end and all is settled."""
+    """The actor: gather, commit, again; ends when every sender has closed its end and all is settled.
+
+    A change after a pause is committed at once; under load commits begin `linger_ms` apart, or as soon as a batch is
+    full. What comes while one is under way gathers meanwhile.
+    """
+    begun = -math.inf
     async with deliveries, trio.open_nursery() as nursery:
         nursery.start_soon(writer.settle_seen)
         async for first in deliveries:
-            await writer.commit(await _gather(first, deliveries, settings))
+            gathered = await _gather(first, deliveries, settings.batch, begun + settings.linger_ms / 1000)
+            begun = trio.current_time()
+            await writer.commit(gathered)
         writer.finish()
 
 
 async def _gather(
-    first: Sequence[Delivery], deliveries: trio.MemoryReceiveChannel[Sequence[Delivery]], settings: Settings
+    first: Sequence[Delivery], deliveries: trio.MemoryReceiveChannel[Sequence[Delivery]], batch: int, until: float
 ) -> list[Delivery]:
-    """Up to `batch` changes or `linger_ms`, whichever comes first."""
+    """`batch` changes, or what has come by the time `until`; in any case what is waiting already."""
     gathered = [*first]
     changes = sum(len(delivery.changes) for delivery in gathered)
-    with trio.move_on_after(settings.linger_ms / 1000):
-        while changes < settings.batch:
-            try:
+    while changes < batch:
+        more: Sequence[Delivery] = ()
+        try:
+            more = deliveries.receive_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_at(until), suppress(trio.EndOfChannel):
                 more = await deliveries.receive()
-            except trio.EndOfChannel:
-                break
-            gathered += more
-            changes += sum(len(delivery.changes) for delivery in more)
+        except trio.EndOfChannel:
+            pass
+        if not more:
+            break
+        gathered += more
+        changes += sum(len(delivery.changes) for delivery in more)
     return gathered
