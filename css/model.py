@@ -94,9 +94,10 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of a commit. `revision` names the state with it in; `lost` are the writes that expected wrongly.
+    """What became of a commit. `revision` names a state with all of it in (0: any); a watch comes that far.
 
-    Each lost write comes with what the store really holds (None: nothing), so that it can be decided again.
+    `lost` are the writes that expected wrongly, each with what the store really holds (None: nothing), so that they can
+    be decided again.
     """
 
     revision: int

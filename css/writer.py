@@ -102,14 +102,17 @@ class Writer:
     async def commit(self, deliveries: Sequence[Delivery]) -> None:
         """Make every change of the deliveries durable, or know it to be late; they are settled once that is seen."""
         async with self._lock:
-            self._sweep()
-            given = [change for delivery in deliveries for change in delivery.changes]
-            changes = [*coalesce(given).values()]
-            self._metrics.changes.labels("any", "superseded").inc(len(given) - len(changes))
-            changes += self._room_on_shelf(changes)
-            for start in range(0, len(changes), self._size):
-                await self._commit(changes[start : start + self._size])
-            self._unseen.append((self._head, deliveries))
+            await self._settle_later(deliveries)
+
+    async def _settle_later(self, deliveries: Sequence[Delivery]) -> None:
+        self._sweep()
+        given = [change for delivery in deliveries for change in delivery.changes]
+        changes = [*coalesce(given).values()]
+        self._metrics.changes.labels("any", "superseded").inc(len(given) - len(changes))
+        changes += self._room_on_shelf(changes)
+        for start in range(0, len(changes), self._size):
+            await self._commit(changes[start : start + self._size])
+        self._unseen.append((self._head, deliveries))
         self._announce()
 
     def finish(self) -> None:
@@ -122,13 +125,13 @@ class Writer:
         log = self._live.log
         while True:
             moved, committed = self._live.moved, self._committed  # taken before looking
+            if self._live.log is not log:
+                log = self._live.log
+                await self._commit_again()
             while self._unseen and self._unseen[0][0] <= self._view.revision:
                 _, deliveries = self._unseen.popleft()
                 for delivery in deliveries:
                     delivery.settled()
-            if self._live.log is not log:
-                log = self._live.log
-                await self._commit_again()
             if self._unseen:
                 await moved.wait()
             elif self._finished:
@@ -137,12 +140,17 @@ class Writer:
                 await committed.wait()
 
     async def _commit_again(self) -> None:
-        """The store was listed again, and is behind what was committed (a backup, restored): commit to it as well."""
-        lost = [*self._unseen]
-        self._unseen.clear()
-        self._head = 0
-        for _, deliveries in lost:
-            await self.commit(deliveries)
+        """The store was listed again, perhaps restored from a backup: what was not seen by then is committed once more.
+
+        What was known of it is forgotten, also by a commit that was under way.
+        """
+        async with self._lock:
+            unseen = [*self._unseen]
+            self._unseen.clear()
+            self._recent.clear()
+            self._head = 0
+            for _, deliveries in unseen:
+                await self._settle_later(deliveries)
 
     def _announce(self) -> None:
         self._committed.set()
@@ -185,7 +193,7 @@ class Writer:
             version = -1 if isinstance(change, Forget) else change.version
             self._recent[change.key] = Own(receipt.revision, version)
         self._recent.update(lost)
-        self._head = receipt.revision
+        self._head = max(self._head, receipt.revision)
 
     def _sweep(self) -> None:
         if self._view.revision >= self._head:

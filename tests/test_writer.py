@@ -239,3 +239,34 @@ async def test_a_store_put_back_by_a_backup_is_told_again(tmp_path: Path) -> Non
             nursery.cancel_scope.cancel()
         assert settled == [1]
         assert [row.version for row in live.view.rows("task")] == [1]
+
+
+async def test_a_commit_that_waits_through_a_restore_loses_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What was committed to the lost history, or waited meanwhile, is in the restored store before it is settled."""
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "restored").mkdir()
+    retention, live, settled = Retention(), Live(), list[str]()
+    async with (
+        open_embedded(tmp_path / "lost" / "css.db", retention) as lost,
+        open_embedded(tmp_path / "restored" / "css.db", retention) as restored,
+        trio.open_nursery() as nursery,
+    ):
+        store = Flaky(lost, [])
+        writer = Writer(store, live, QUICK, Policy(), Status(), Metrics())
+        nursery.start_soon(writer.settle_seen)
+        for version in range(1, 6):
+            await writer.commit([Delivery((put(1, version),), lambda: settled.append("one"))])
+        store.failures = ["before"] * 3
+        nursery.start_soon(writer.commit, [Delivery((put(2, 1),), lambda: settled.append("two"))])
+        await wait_all_tasks_blocked()
+        store.store = restored
+        live.load(Head("restored", 0), [])
+        await trio.sleep(60)
+        assert settled == []
+        async with restored.watch(0) as watch:
+            for batch in await watch.receive():
+                live.apply(batch)
+        await wait_all_tasks_blocked()
+        assert sorted(settled) == ["one"] * 5 + ["two"]
+        assert {row.key: row.version for row in live.view.rows("task")} == {key(1): 5, key(2): 1}
+        nursery.cancel_scope.cancel()

@@ -133,7 +133,11 @@ class EtcdStore:
                     self._leases.clear()  # revoked, or lost with a restore
                     continue
                 raise
-            return Receipt(answer.header.revision, tuple(outcomes(answer, writes, self._keys)))
+            lost = outcomes(answer, writes, self._keys)
+            if len(lost) < len(writes):
+                return Receipt(answer.header.revision, tuple(lost))
+            # Nothing was written: the header has the revision of some neighbour's key, which no watch of ours brings.
+            return Receipt(max((current.revision for _, current in lost if current), default=0), tuple(lost))
         raise AssertionError("unreachable")
 
     def _lease(self, write: Write) -> int:
