@@ -120,7 +120,7 @@ class EcsApi:
 
     async def clusters(self) -> list[str]:
         """The ARNs of all clusters. Raises `Unavailable`."""
-        return await self._pages("list_clusters", "clusterArns", {})
+        return [text for text in await self._pages("list_clusters", "clusterArns", {}) if _is_cluster(text)]
 
     async def arns(self, kind: Kind, cluster: str) -> list[str]:
         """The ARNs of a cluster's objects of a kind, each once. Raises `Unavailable`: then nothing is complete."""
@@ -246,6 +246,14 @@ def _as_text(seconds: float) -> str | float | None:
 def _listed(value: JsonObject, name: str) -> Sequence[Any]:
     found = value.get(name)
     return found if isinstance(found, list) else ()
+
+
+def _is_cluster(text: str) -> bool:
+    try:
+        arn.parse(text, type="cluster")
+    except Rejected:
+        return False  # nothing that we could ask about
+    return True
 
 
 def _take_body(response_dict: JsonObject, customized_response_dict: JsonObject, **_: Any) -> None:

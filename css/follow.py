@@ -33,6 +33,8 @@ class Live:
     def __init__(self) -> None:
         self.view = View()
         self.log = _new_log(0)
+        self.loaded = False
+        """Whether a snapshot is in: until then an empty answer would be a lie."""
         self._moved = trio.Event()
 
     def __repr__(self) -> str:
@@ -47,6 +49,7 @@ class Live:
         """Start over from a snapshot; followers find themselves below the log's floor."""
         self.view.load(head, records)
         self.log = _new_log(head.revision)
+        self.loaded = True
         self._announce()
 
     def apply(self, batch: Batch) -> None:

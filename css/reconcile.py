@@ -85,8 +85,8 @@ def held(view: View, kind: Kind, cluster: str) -> list[Row]:
     return [row for row in view.indexed(kind, "cluster", owner.id) if _place(row.key) == (owner.account, owner.region)]
 
 
-def vanished(view: View, clusters: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows of clusters that a complete list of clusters does not have, by cluster name.
+def vanished(rows: Iterable[Row], clusters: Sequence[str]) -> dict[str, list[Row]]:
+    """Those of the rows whose cluster is not in a complete list of clusters, by cluster name.
 
     Only in the accounts and regions of the clusters that are listed: an account without any cluster cannot be told from
     another account whose state shares the store, so nothing is removed on the word of an empty list.
@@ -95,11 +95,10 @@ def vanished(view: View, clusters: Sequence[str]) -> dict[str, list[Row]]:
     places = {(owner.account, owner.region) for owner in owners}
     listed = {(owner.account, owner.region, owner.id) for owner in owners}
     found: dict[str, list[Row]] = {}
-    for kind in KINDS:
-        for row in view.rows(kind):
-            place = _place(row.key)
-            if place in places and (*place, row.key.cluster) not in listed:
-                found.setdefault(row.key.cluster, []).append(row)
+    for row in rows:
+        place = _place(row.key)
+        if place in places and (*place, row.key.cluster) not in listed:
+            found.setdefault(row.key.cluster, []).append(row)
     return found
 
 
@@ -141,20 +140,28 @@ class Pass:
 
         A cluster's own error is in its drift; the others' results stand.
         """
+        # What is absent from a listing must have been seen before it began.
+        before = [row for kind in KINDS for row in self._view.rows(kind)]
         everything = await self._api.clusters()
         wanted = [cluster for cluster in everything if self._is_wanted(arn.short_id(cluster))]
         self.drift = {cluster: ClusterDrift() for cluster in map(arn.short_id, wanted)}
-        gone = vanished(self._view, everything)
         limiter = trio.CapacityLimiter(_CLUSTERS)
         async with trio.open_nursery() as nursery:
             for cluster in wanted:
                 nursery.start_soon(self._cluster, cluster, limiter)
-        for name, rows in gone.items():
+        await self._remove_vanished(before, everything)
+        while self._unsettled:
+            await self._settled.wait()
+
+    async def _remove_vanished(self, before: Sequence[Row], everything: Sequence[str]) -> None:
+        """The objects of clusters that are in neither of two complete lists: one list alone may lag behind."""
+        if not vanished(before, everything):
+            return
+        again = await self._api.clusters()
+        for name, rows in vanished(before, [*everything, *again]).items():
             if self._is_wanted(name):
                 self.drift[name] = ClusterDrift(gone=len(rows))
                 await self._deliver(removals(rows, frozenset()))
-        while self._unsettled:
-            await self._settled.wait()
 
     def _is_wanted(self, name: str) -> bool:
         return not self._patterns or any(fnmatchcase(name, pattern) for pattern in self._patterns)
@@ -220,13 +227,14 @@ async def reconcile(
     A pass that was not complete is tried again soon; meanwhile the service is not ready, and says why.
     """
     backoff = Backoff(first=5.0, most=settings.interval)
+    bootstrap = not any(live.view.count(kind) for kind in KINDS)
     async with deliveries:
         while True:
-            bootstrap = not any(live.view.count(kind) for kind in KINDS)
             report = await _one_pass(Pass(api, live, deliveries, settings.clusters, status), api, bootstrap)
             ledger.add(report)
             _account_for(report, status, metrics)
             if report.complete:
+                bootstrap = False
                 backoff.reset()
                 await trio.sleep(settings.interval * random.uniform(0.9, 1.1))
             else:

@@ -9,6 +9,8 @@ import msgspec
 
 from css.wire import Freshness
 
+_STARTING = "starting"
+
 
 class Condition(msgspec.Struct, frozen=True):
     """Whether a part does its work; `why` is for people and says how far it is or what is wrong."""
@@ -24,7 +26,7 @@ class Status:
 
     def __init__(self, required: Iterable[str] = ()) -> None:
         now = time.time()
-        self.conditions: dict[str, Condition] = {part: Condition(False, "starting", now) for part in required}
+        self.conditions: dict[str, Condition] = {part: Condition(False, _STARTING, now) for part in required}
         self.last_event_at: float | None = None
         self.event_lag: float | None = None
         self.queue_depth: int | None = None
@@ -35,9 +37,9 @@ class Status:
         return f"<Status {'ready' if self.ready else self.missing()}>"
 
     def report(self, part: str, ok: bool, why: str = "") -> bool:
-        """Say how `part` does. True when `ok` changed: the moment to log it."""
+        """Say how `part` does. True when it was not known before or `ok` changed: the moment to log it."""
         old = self.conditions.get(part)
-        changed = old is None or old.ok != ok
+        changed = old is None or old.ok != ok or old.why == _STARTING
         since = time.time() if old is None or changed else old.since
         self.conditions[part] = Condition(ok, why, since)
         return changed

@@ -15,7 +15,7 @@ from css.drift import DriftLedger
 from css.errors import Rejected
 from css.follow import Live
 from css.metrics import Metrics
-from css.model import Batch, Change, Gone, Key, Put, Record, supersedes
+from css.model import Batch, Change, Gone, Head, Key, Put, Record, supersedes
 from css.normalize import Policy, normalize
 from css.server.http import Request, Response, Stream
 from css.server.routes import Context, routes
@@ -36,6 +36,7 @@ class Served:
 
     def __init__(self, access: Any = None) -> None:
         self.live, self.status, self.metrics, self.drift = Live(), Status(), Metrics(), DriftLedger()
+        self.live.load(Head("", 0), [])
         self.policy = Policy(redact_environment=False)
         context = Context(self.live, self.status, self.metrics, self.drift, access or Open(), "1.2.3", "us-east-1", 0.0)
         self.handle = routes(context)

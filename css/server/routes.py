@@ -23,6 +23,7 @@ _ALLOWED = (("Allow", "GET, HEAD"),)
 _RETRY_AFTER = (("Retry-After", "2"),)
 _PAGE_POLICY = (("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),)
 _NO_ROUTE = "none"
+_NOT_LOADED = failure(503, "not_loaded", "the store is not loaded yet; /readyz says why", headers=_RETRY_AFTER)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -113,6 +114,7 @@ def _table(context: Context) -> tuple[dict[str, Route], dict[str, Route]]:
         "/v2/drift": lambda request, _: v2.drift(context.drift, request),
         "/v2/watch": _without_rest(partial(stream.watch, _following(context))),
     }
+    about = {*whole} - {"/v2/watch"}
     below: dict[str, Respond] = {}
     for name, collection in (("tasks", v1.TASKS), ("instances", v1.INSTANCES)):
         whole[f"/v1/{name}"] = _without_rest(partial(v1.list_all, live, collection))
@@ -123,14 +125,19 @@ def _table(context: Context) -> tuple[dict[str, Route], dict[str, Route]]:
         whole[f"/v2/{name}"] = _without_rest(partial(v2.list_all, live, status, kind))
         below[f"/v2/{name}/"] = partial(v2.get_one, live, status, kind)
     return (
-        {path: Route(path, respond) for path, respond in whole.items()},
-        {path: Route(f"{path}{{cluster}}/{{id}}", respond) for path, respond in below.items()},
+        {path: Route(path, respond if path in about else _loaded(live, respond)) for path, respond in whole.items()},
+        {path: Route(f"{path}{{cluster}}/{{id}}", _loaded(live, respond)) for path, respond in below.items()},
     )
 
 
 def _following(context: Context) -> stream.Following:
     live, server = context.live, f"css/{context.version}"
     return stream.Following(live, Shared(live), context.status, context.metrics, server, context.region)
+
+
+def _loaded(live: Live, respond: Respond) -> Respond:
+    """Before the first snapshot is in nothing is known: saying that there is nothing would be believed."""
+    return lambda request, rest: respond(request, rest) if live.loaded else _NOT_LOADED
 
 
 def _without_rest(respond: Callable[[Request], Answer]) -> Respond:

@@ -123,8 +123,8 @@ def test_rows_belong_to_an_account_and_a_region() -> None:
     mine, theirs = key("task", "c", 1), key("task", "c", 1, "999999999999")
     view = view_of(put(mine, 1), put(theirs, 1))
     assert [row.key for row in held(view, "task", cluster_arn("c"))] == [mine]
-    assert [row.key for rows in vanished(view, [cluster_arn("other")]).values() for row in rows] == [mine]
-    assert vanished(view, []) == {}
+    assert [row.key for rows in vanished(view.rows("task"), [cluster_arn("other")]).values() for row in rows] == [mine]
+    assert vanished(view.rows("task"), []) == {}
 
 
 def test_what_only_events_say_survives_and_nothing_else() -> None:
@@ -269,3 +269,22 @@ async def test_an_absence_is_asked_about_before_it_is_believed() -> None:
     with pytest.raises(trio.WouldBlock):
         receiver.receive_nowait()
     assert one.drift["c"].gone == 0
+
+
+async def test_a_cluster_made_during_the_listing_is_not_taken_for_gone() -> None:
+    """Its first events come while the clusters are listed: what was not seen before the listing is not judged by it."""
+    world, live = World(), Live()
+    world.objects = {"old": {}}
+    live.load(Head("e", 1), [])
+    new = key("task", "new", 1)
+
+    def disturb(cluster: str) -> None:
+        if live.view.revision == 1:
+            live.apply(Batch(2, (Record(new, 2, 3, put(new, 3).body),)))
+
+    world.disturb = disturb
+    sender, receiver = trio.open_memory_channel[Sequence[Delivery]](10)
+    with trio.fail_after(1):
+        await Pass(cast(EcsApi, world), live, sender, (), Status()).run()
+    with pytest.raises(trio.WouldBlock):
+        receiver.receive_nowait()

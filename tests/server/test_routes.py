@@ -130,3 +130,15 @@ async def test_the_page_links_to_what_there_is() -> None:
     for link in links:
         found: Any = await served.answer(link.replace("&amp;", "&"))
         assert found.status in (200, 503), link
+
+
+async def test_nothing_is_not_said_before_it_is_known() -> None:
+    """Until the store is loaded lists, objects, streams and watches are 503: an empty answer would be believed."""
+    served = Served()
+    served.live.loaded = False
+    for path in ("/v1/tasks", "/v1/stream/tasks", "/v2/tasks", "/v2/tasks/a/b", "/v1/tasks/a/arn:x", "/v2/watch"):
+        answer = await served.answer(path)
+        assert isinstance(answer, Response), path
+        assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "2"), path
+    for path in ("/healthz", "/version", "/metrics", "/v2/drift", "/"):
+        assert (await served.ask(path)).status == 200
