@@ -16,7 +16,7 @@ from css.errors import ConfigError, Unavailable
 _MISSING_REGION = "no AWS region: set aws.region, AWS_REGION or the profile's region"
 
 
-def client(aws: Aws, service: str, *, pool: int, read_timeout: float) -> Any:
+def client(aws: Aws, service: str, *, pool: int, read_timeout: float, attempts: int = 2) -> Any:
     """A client of "sqs" or "ecs" with `pool` connections; `read_timeout` in seconds. Raises `ConfigError`.
 
     Clients are safe to use from many threads, sessions are not: call this at start-up only.
@@ -27,7 +27,7 @@ def client(aws: Aws, service: str, *, pool: int, read_timeout: float) -> Any:
         read_timeout=read_timeout,
         max_pool_connections=pool,
         # One quick second try for a reset connection; the waiting is ours (css/backoff.py), seen in status and metrics.
-        retries={"mode": "standard", "total_max_attempts": 2},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         parameter_validation=False,  # what we send is ours
         user_agent=f"css/{__version__} Botocore/{botocore.__version__}",  # its own is made anew for every call
     )

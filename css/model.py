@@ -118,15 +118,21 @@ class Head(msgspec.Struct, frozen=True):
     revision: int
 
 
+def _nothing() -> None:
+    """A source that keeps what it has."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """A raw message of a queue or stream. `settled()` is called once, when its change is durable: never before.
 
-    `settled` must not block and must not raise. `source` names the queue, for people and metrics.
+    `released()` instead of it leaves the message to its source, which will bring it again. Neither blocks nor raises.
+    `source` names the queue, for people and metrics.
     """
 
     body: str | bytes
     settled: Callable[[], None]
     source: str
+    released: Callable[[], None] = _nothing
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -37,8 +37,8 @@ async def record(source: Source, path: Path, policy: Policy, *, delete: bool, sa
                 await trio.to_thread.run_sync(_sync, file.fileno(), file.flush)
                 count += len(messages)
                 said(count)
-                for message in messages if delete else ():
-                    message.settled()
+                for message in messages:
+                    (message.settled if delete else message.released)()
 
 
 def _sync(descriptor: int, flush: Callable[[], None]) -> None:

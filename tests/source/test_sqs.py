@@ -17,7 +17,8 @@ from css.config import Source as Settings
 from css.errors import ConfigError
 from css.metrics import Metrics
 from css.model import Message
-from css.source.sqs import SqsSource, parse_queue, unwrapped
+from css.source.sqs import SqsSource
+from css.source.sqs_queue import parse_queue, unwrapped
 from css.status import Status
 from tests.simulated_region import Region
 
