@@ -230,3 +230,52 @@ async def test_cancelling_leaves_nothing_running(region: Start) -> None:
             await source.receive(sender)
     with pytest.raises(trio.ClosedResourceError):
         sender.send_nowait([])
+
+
+async def test_every_receiver_goes_on_after_backpressure(region: Start) -> None:
+    """Once there is room again all of them poll: none waits for a wake-up that was meant for another."""
+    place = region(tasks=0, rate=0)
+    entries = [{"Id": str(n), "MessageBody": "x"} for n in range(10)]
+    for _ in range(110):
+        place.sqs.send_message_batch(QueueUrl=place.queue, Entries=entries)  # type: ignore[arg-type]
+    async with reading(place.url, receivers=4, wait=20) as at_work:
+        await at_work.until(1000)
+        await until(lambda: at_work.source._polls.borrowed_tokens == 0)
+        at_work.settle()
+        await at_work.until(1100)
+        for message in at_work.messages[1000:]:
+            message.settled()
+        await until(lambda: at_work.source._polls.borrowed_tokens == 4)
+
+
+async def test_stopping_does_not_wait_for_a_hung_queue(region: Start) -> None:
+    """A queue that answers nothing any more holds up the end for no longer than the caller's deadline."""
+    place = region(tasks=0, rate=0)
+    send(place, "one")
+    async with reading(place.url) as at_work:
+        await at_work.until(1)
+        await trio.to_thread.run_sync(place.control, "faults", {"hang": True})
+        at_work.settle()
+        with trio.fail_after(2), trio.move_on_after(1):
+            at_work.source.finish()
+            await at_work.source.acknowledge()
+        await trio.to_thread.run_sync(place.control, "faults", {})
+
+
+async def test_an_answer_that_is_not_one_of_sqs_is_survived() -> None:
+    """A proxy's page with status 200, or half an answer, is an unreachable queue, not the end of the process."""
+
+    async def page(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        body = b"<html>please log in</html>"
+        await stream.send_all(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+        )
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, page, [listener])
+        port = listener.socket.getsockname()[1]
+        async with reading(f"http://127.0.0.1:{port}") as at_work:
+            await until(lambda: at_work.status.missing()["queue"] not in ("", "starting"))
+        nursery.cancel_scope.cancel()
