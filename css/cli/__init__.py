@@ -88,6 +88,9 @@ def _run(args: argparse.Namespace) -> int:
     os.environ.update(settled.exports)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines on standard error are no JSON
     configure(settled.config.log)
+    # The threads that talk to AWS and etcd share the interpreter with the event loop: at the default of 5 ms a commit
+    # waits for its turn longer than for etcd.
+    sys.setswitchinterval(0.0005)
     from css.service import run
 
     return loop(run, settled.config)
