@@ -108,8 +108,8 @@ async def test_a_message_stays_until_it_is_settled(region: Start) -> None:
         assert depth(place) == (0, 25)
         at_work.settle()
         await until(lambda: depth(place) == (0, 0))
-        assert at_work.metrics.acknowledged.labels("sqs")._value.get() == 25
         assert at_work.status.ready
+    assert at_work.metrics.acknowledged.labels("sqs")._value.get() == 25
 
 
 async def test_what_is_not_settled_at_the_end_is_free_again(region: Start) -> None:
