@@ -156,6 +156,9 @@ def test_a_lost_queue_and_api_are_waited_for(region: Callable[..., Region], tmp_
         wait_for(lambda: {"queue", "reconcile"} <= service.json("/readyz")["missing"].keys())
         wait_for(lambda: "GetQueueUrl" in service.json("/readyz")["missing"]["queue"])
         assert service.ask("/v2/tasks")[0] == 200
+        said = service.log.read_text()
+        assert "cannot read the queue" in said
+        assert "reconciled in part" in said
         place.control("faults", {})
         wait_for(service.is_ready, 60)
         assert not difference(service, place)
@@ -288,3 +291,24 @@ async def _until_closed(service: Daemon) -> int:
         except ConnectionClosed as closed:
             return closed.reason.code if closed.reason else 0
     return 0
+
+
+def test_a_store_that_is_away_from_the_start_is_told_of(region: Callable[..., Region], tmp_path: Path) -> None:
+    """Started before its etcd: one clear line, 503 for lists (an empty answer would be believed), then all by itself."""
+    place = region(tasks=20, rate=0)
+    etcd = EtcdServer(tmp_path / "etcd", fsync=False)
+    service = Daemon([*QUEUE, f"--etcd-endpoint={etcd.endpoint}"], place.url, tmp_path / "log")
+    service.start()
+    try:
+        wait_for(lambda: "etcd" in service.json("/readyz")["missing"]["store"])
+        assert service.ask("/v1/tasks")[0] == service.ask("/v2/tasks")[0] == 503
+        assert service.ask("/healthz")[0] == 200
+        assert "store lost" in service.log.read_text()
+        with etcd:
+            wait_for(service.is_ready, 30)
+            assert not difference(service, place)
+            assert service.end() == 0
+    finally:
+        assert service.process is not None
+        service.process.kill()
+        service.process.wait()

@@ -7,6 +7,7 @@ after a SIGKILL: its standard input ends then.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,14 @@ css demo: {url} serves a simulated region ({endpoint}); Ctrl-C ends both.
   tasks     curl '{url}/v1/tasks'
             curl '{url}/v2/tasks?status=RUNNING'
   watch     curl -N '{url}/v1/stream/tasks'
-            css tui {url}
+            {_this_program()} tui {url}
   health    curl '{url}/readyz'    curl '{url}/metrics'
 """
+
+
+def _this_program() -> str:
+    """How to call us again: the bare name where the shell would find it, else by its path."""
+    path = Path(sys.argv[0])
+    if shutil.which("css") or path.name != "css":
+        return "css"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
