@@ -31,8 +31,9 @@ PAGE = 100
 # Calls at once: enough to keep the bucket busy at 50 ms a call.
 _PARALLEL = 8
 
+# Tries of one call: throttled, with the backoff about a minute in all; failing, a few seconds, and then it is told of.
 _TRIES = 8
-"""Of one call that is throttled or fails: with the backoff about a minute in all."""
+_TRIES_FAILING = 3
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -162,7 +163,7 @@ class EcsApi:
             except aws.TRANSLATED as error:
                 throttled = aws.code_of(error) in aws.THROTTLED
                 self._metrics.ecs_calls.labels(operation, "throttled" if throttled else "failed").inc()
-                if attempt == _TRIES or not (throttled or aws.is_passing(error)):
+                if attempt == _TRIES or not (throttled or (aws.is_passing(error) and attempt < _TRIES_FAILING)):
                     raise aws.unavailable("ecs", error) from error
                 await trio.sleep(backoff.next())
             else:

@@ -156,6 +156,7 @@ def test_a_lost_queue_and_api_are_waited_for(region: Callable[..., Region], tmp_
         wait_for(lambda: {"queue", "reconcile"} <= service.json("/readyz")["missing"].keys())
         wait_for(lambda: "GetQueueUrl" in service.json("/readyz")["missing"]["queue"])
         assert service.ask("/v2/tasks")[0] == 200
+        wait_for(lambda: "ListClusters" in service.json("/readyz")["missing"]["reconcile"])
         said = service.log.read_text()
         assert "cannot read the queue" in said
         assert "reconciled in part" in said
@@ -294,7 +295,7 @@ async def _until_closed(service: Daemon) -> int:
 
 
 def test_a_store_that_is_away_from_the_start_is_told_of(region: Callable[..., Region], tmp_path: Path) -> None:
-    """Started before its etcd: one clear line, 503 for lists (an empty answer would be believed), then all by itself."""
+    """Started before its etcd: one clear line, 503 for lists (an empty one would be believed), then all by itself."""
     place = region(tasks=20, rate=0)
     etcd = EtcdServer(tmp_path / "etcd", fsync=False)
     service = Daemon([*QUEUE, f"--etcd-endpoint={etcd.endpoint}"], place.url, tmp_path / "log")
