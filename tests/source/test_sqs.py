@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import boto3
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from css.config import Aws
@@ -17,10 +19,12 @@ from css.config import Source as Settings
 from css.errors import ConfigError
 from css.metrics import Metrics
 from css.model import Message
+from css.source import sqs_queue
 from css.source.sqs import SqsSource
 from css.source.sqs_queue import parse_queue, unwrapped
 from css.status import Status
 from tests.simulated_region import Region
+from tests.source.reading import reading, until
 
 Start = Callable[..., Region]
 
@@ -29,57 +33,6 @@ Start = Callable[..., Region]
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"ACCESS_KEY_ID": "simulated", "SECRET_ACCESS_KEY": "simulated", "REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-
-
-class Reading:
-    """A source at work: what it has brought, and its status."""
-
-    def __init__(self, source: SqsSource, status: Status, metrics: Metrics) -> None:
-        self.source, self.status, self.metrics = source, status, metrics
-        self.messages: list[Message] = []
-        self._more = trio.Event()
-
-    def add(self, messages: Sequence[Message]) -> None:
-        self.messages += messages
-        self._more.set()
-        self._more = trio.Event()
-
-    async def until(self, count: int, seconds: float = 10) -> list[str]:
-        with trio.fail_after(seconds):
-            while len(self.messages) < count:
-                await self._more.wait()
-        return [str(message.body) for message in self.messages]
-
-    def settle(self) -> None:
-        for message in self.messages:
-            message.settled()
-
-
-@asynccontextmanager
-async def reading(url: str, queue: str = "event_stream", **settings: Any) -> AsyncIterator[Reading]:
-    """Receive in the background; at the end stop as the service does: cancel, finish, wait for the deletes."""
-    status, metrics = Status(["queue"]), Metrics()
-    chosen = Settings(**{"queue": queue, "wait": 1, "visibility_timeout": 10, **settings})
-    source = SqsSource(chosen, Aws(endpoint_url=url, region="us-east-1"), status, metrics)
-    place = Reading(source, status, metrics)
-    sender, receiver = trio.open_memory_channel[Sequence[Message]](0)
-    async with trio.open_nursery() as nursery:
-        receiving = trio.CancelScope()
-
-        async def receive() -> None:
-            with receiving:
-                await source.receive(sender)
-
-        async def collect() -> None:
-            async for messages in receiver:
-                place.add(messages)
-
-        nursery.start_soon(receive)
-        nursery.start_soon(collect)
-        nursery.start_soon(source.acknowledge)
-        yield place
-        receiving.cancel()
-        source.finish()
 
 
 def send(place: Region, *bodies: str) -> None:
@@ -92,13 +45,6 @@ def depth(place: Region) -> tuple[int, int]:
     return queue["visible"], queue["in_flight"]
 
 
-async def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    """Poll another process's state."""
-    with trio.fail_after(seconds):
-        while not await trio.to_thread.run_sync(true):  # noqa: ASYNC110 - another process has no events for us
-            await trio.sleep(0.02)
-
-
 async def test_a_message_stays_until_it_is_settled(region: Start) -> None:
     """Nothing is deleted before `settled`; then everything is, in batches of ten."""
     place = region(tasks=0, rate=0)
@@ -109,7 +55,7 @@ async def test_a_message_stays_until_it_is_settled(region: Start) -> None:
         at_work.settle()
         await until(lambda: depth(place) == (0, 0))
         assert at_work.status.ready
-    assert at_work.metrics.acknowledged.labels("sqs")._value.get() == 25
+    assert at_work.acknowledged == 25
 
 
 async def test_what_is_not_settled_at_the_end_is_free_again(region: Start) -> None:
@@ -165,7 +111,7 @@ async def test_a_failing_queue_is_tried_again(region: Start, fault: dict[str, An
         await trio.to_thread.run_sync(place.control, "faults", {})
         send(place, "after")
         assert await at_work.until(1, 40) == ["after"]
-        assert at_work.status.ready
+        await until(lambda: at_work.status.ready)
 
 
 async def test_a_missing_queue_is_named_and_waited_for(region: Start) -> None:
@@ -201,21 +147,141 @@ async def test_queues_are_named_in_four_ways(moto: str, spelling: str) -> None:
     assert set(left.values()) == {"0"}
 
 
+async def test_an_arn_says_the_region(moto: str) -> None:
+    """The region of the queue's own name goes before the one that is set for everything."""
+    client = boto3.client("sqs", endpoint_url=moto, region_name="eu-west-1")
+    url = client.create_queue(QueueName="far")["QueueUrl"]
+    client.send_message(QueueUrl=url, MessageBody="from afar")
+    client.close()
+    async with reading(moto, "arn:aws:sqs:eu-west-1:123456789012:far", region="us-east-1") as at_work:
+        assert await at_work.until(1) == ["from afar"]
+
+
+async def test_sns_wrapped_messages_arrive_unwrapped(moto: str) -> None:
+    """A queue subscribed to a topic, without raw delivery, brings the events themselves."""
+    sqs = boto3.client("sqs", endpoint_url=moto, region_name="us-east-1")
+    sns = boto3.client("sns", endpoint_url=moto, region_name="us-east-1")
+    sqs.create_queue(QueueName="wrapped")
+    topic = sns.create_topic(Name="events")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:wrapped")
+    event = json.dumps({"detail-type": "ECS Task State Change", "detail": {"text": 'quo"ted \u00e9'}})
+    sns.publish(TopicArn=topic, Message=event)
+    sqs.close()
+    sns.close()
+    async with reading(moto, "wrapped") as at_work:
+        assert await at_work.until(1) == [event]
+
+
 def test_sns_is_unwrapped() -> None:
     """A notification's message is the message; what only looks like one is left as it is."""
     event = json.dumps({"detail-type": "x", "detail": {}})
     assert unwrapped(json.dumps({"Type": "Notification", "Message": event, "TopicArn": "t"})) == event
-    for other in (event, '{"Type": "SubscriptionConfirmation", "Message": "m"}', '"Type" "Message"', "[" * 5000):
+    for other in (
+        event,
+        '{"Type": "SubscriptionConfirmation", "Message": "m"}',
+        '{"Type": "Notification", "Message": {}}',
+        '{"Type": "Notification"}',
+        '{"detail": {"Type": "Notification", "Message": "m"}}',
+        '"Notification" \ud800',
+        '{"Type": "Notification", "Message": ' + "[" * 100_000,
+    ):
         assert unwrapped(other) == other
 
 
+@given(st.text())
+@settings(deadline=None, max_examples=50)
+def test_any_text_is_wrapped_and_unwrapped(text: str) -> None:
+    """Unwrapping is exact, and never fails."""
+    assert unwrapped(json.dumps({"Type": "Notification", "Message": text})) == text
+    assert unwrapped(text) == text
+
+
 @pytest.mark.parametrize(
-    "text", ["", "a b", "sqs://", "sqs://a/b", "kinesis://x", "arn:aws:sqs:us-east-1:1:q", "ftp://x"]
+    ("url", "region", "endpoint"),
+    [
+        ("https://sqs.eu-west-1.amazonaws.com/111122223333/q", "eu-west-1", ""),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/111122223333/q", "cn-north-1", ""),
+        ("https://eu-west-1.queue.amazonaws.com/111122223333/q", "eu-west-1", ""),
+        ("https://queue.amazonaws.com/111122223333/q.fifo", "", ""),
+        (
+            "https://vpce-1-a.sqs.us-east-2.vpce.amazonaws.com/111122223333/q",
+            "us-east-2",
+            "https://vpce-1-a.sqs.us-east-2.vpce.amazonaws.com",
+        ),
+        ("https://sqs-fips.us-west-2.amazonaws.com/1/q", "us-west-2", "https://sqs-fips.us-west-2.amazonaws.com"),
+        ("http://localhost:4566/000000000000/q", "", "http://localhost:4566"),
+        (
+            "https://sqs.eu-west-1.amazonaws.com.evil.example/1/q",
+            "eu-west-1",
+            "https://sqs.eu-west-1.amazonaws.com.evil.example",
+        ),
+    ],
+)
+def test_a_url_says_where_to_ask(url: str, region: str, endpoint: str) -> None:
+    """Of a public endpoint the region, of any other the address itself: requests go where the URL points."""
+    queue = parse_queue(url)
+    assert (queue.url, queue.region, queue.endpoint) == (url, region, endpoint)
+
+
+async def test_a_url_needs_no_endpoint_beside_it(region: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL of a simulated region's queue is enough to reach it."""
+    place = region(tasks=0, rate=0)
+    send(place, "here")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    async with reading("", place.queue) as at_work:
+        assert await at_work.until(1) == ["here"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "a b", "sqs://", "sqs://a/b", "kinesis://x", "arn:aws:sqs:us-east-1:1:q", "ftp://x", "q" * 81),
+        *("arn:aws:sns:us-east-1:111122223333:q", "arn:aws:sqs:us-east-1:111122223333:a/b", "http://", "http://["),
+        *("https://sqs.us-east-1.amazonaws.com", "https://sqs.us-east-1.amazonaws.com/1/", "http:///q"),
+    ],
 )
 def test_wrong_names_are_refused(text: str) -> None:
     """What names no queue is a wrong setting, with what was found."""
-    with pytest.raises(ConfigError, match="queue"):
+    with pytest.raises(ConfigError, match=r"source\.queue: expected .* found"):
         parse_queue(text)
+
+
+@given(st.from_regex(r"(sqs://|https?://|arn:aws:sqs:)?[ -~]{0,60}", fullmatch=True))
+@settings(deadline=None, max_examples=100)
+def test_any_name_is_read_or_refused(text: str) -> None:
+    """No text is a defect."""
+    with suppress(ConfigError):
+        parse_queue(text)
+
+
+async def test_a_hanging_queue_is_noticed(region: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that are never answered end by themselves, are told, and are followed by others."""
+    monkeypatch.setattr(sqs_queue, "_CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(sqs_queue, "_POLL_MARGIN", 0.5)
+    place = region(tasks=0, rate=0)
+    async with reading(place.url) as at_work:
+        await until(lambda: at_work.status.ready)
+        await trio.to_thread.run_sync(place.control, "faults", {"hang": True})
+        await until(lambda: "timeout" in at_work.missing.lower())
+        await trio.to_thread.run_sync(place.control, "faults", {})
+        await until(lambda: at_work.status.ready)
+        await trio.sleep(1.2)  # the requests that were given up live on at the queue, and would take the message
+        send(place, "after")
+        assert await at_work.until(1) == ["after"]
+
+
+async def test_stopping_finishes_the_deletes(region: Start) -> None:
+    """What was settled just before the end is deleted before `acknowledge` returns, within the drain's time."""
+    place = region(tasks=0, rate=0)
+    entries = [{"Id": str(n), "MessageBody": "x"} for n in range(10)]
+    for _ in range(50):
+        place.sqs.send_message_batch(QueueUrl=place.queue, Entries=entries)  # type: ignore[arg-type]
+    with trio.fail_after(10):
+        async with reading(place.url) as at_work:
+            await at_work.until(500)
+            at_work.settle()
+    assert depth(place) == (0, 0)
+    assert at_work.acknowledged == 500
 
 
 async def test_cancelling_leaves_nothing_running(region: Start) -> None:
