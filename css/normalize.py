@@ -24,8 +24,13 @@ MAX_BODY = 1024 * 1024
 _SHELF_BODY = 64 * 1024
 _SHELF_EXCERPT = 4 * 1024
 _EVENT_ID = re.compile(r"[!-~]{1,256}")
-# What may hold a secret in a text that is no JSON: the value of an environment override.
-_VALUE_MEMBER = re.compile(r'("value"\s*:\s*)"(?:[^"\\]|\\.)*"?')
+# How deep JSON may be wrapped in the texts of JSON (a queue in a topic in an event) before it counts as unreadable.
+_WRAPPINGS = 5
+# What may hold a secret in a text that is no JSON: the member of an environment override, plain or with escaped quotes.
+_VALUE_MEMBERS = (
+    re.compile(r'(?P<before>"value"\s*:\s*")(?:[^"\\]|\\.)*', re.DOTALL),
+    re.compile(r'(?P<before>(\\{1,31})"value\2"\s*:\s*\2")(?:(?!(?<!\\)\2").)*', re.DOTALL),
+)
 
 _STATE: dict[str, tuple[Kind, str, str]] = {
     envelope.TASK_CHANGE: ("task", "taskArn", "task"),
@@ -143,18 +148,42 @@ def _cluster_of_event(message: JsonObject, detail: JsonObject) -> str:
 
 
 def redacted(body: str | bytes, policy: Policy) -> str:
-    """The message as text, without the values of environment overrides wherever they may stand in it."""
+    """The message as text, without the values of environment overrides, wherever and however wrapped they stand."""
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-    if not policy.redact_environment:
-        return text
+    return _redacted_text(text, _WRAPPINGS) if policy.redact_environment else text
+
+
+def _redacted_text(text: str, wrappings: int) -> str:
+    """A text that may be JSON, perhaps with JSON in its texts; what cannot be read loses every `"value"`."""
     try:
-        message = msgspec.json.decode(text)
-        for candidate in (message, message.get("detail") if is_object(message) else None):
-            if is_object(candidate):
-                envelope.redact(candidate)
-        return _encode(message).decode()
+        value = msgspec.json.decode(text)
+        if wrappings and isinstance(value, dict | list | str):
+            return _encode(_redacted_value(value, wrappings - 1)).decode()
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _VALUE_MEMBER.sub(rf'\1"{envelope.REDACTED}"', text)
+        pass
+    for pattern in _VALUE_MEMBERS:
+        text = pattern.sub(rf"\g<before>{envelope.REDACTED}", text)
+    return text
+
+
+def _redacted_value(value: Any, wrappings: int) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without_values(inner) if name == "environment" else _redacted_value(inner, wrappings)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_redacted_value(inner, wrappings) for inner in value]
+    return _redacted_text(value, wrappings) if isinstance(value, str) and "value" in value else value
+
+
+def _without_values(environment: Any) -> Any:
+    if not isinstance(environment, list):
+        return envelope.REDACTED  # of no shape that we know: nothing of it is kept
+    return [
+        {**variable, "value": envelope.REDACTED} if is_object(variable) and "value" in variable else variable
+        for variable in environment
+    ]
 
 
 def _shelf_text(raw: bytes, policy: Policy) -> tuple[str, bool]:

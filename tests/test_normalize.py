@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from css import envelope
 from css.errors import Rejected
 from css.model import MAX_VERSION, NO_CLUSTER, Key, Put
-from css.normalize import MAX_BODY, Policy, normalize, shelve
+from css.normalize import MAX_BODY, Policy, normalize, redacted, shelve
 
 EVENTS = Path(__file__).parent / "data" / "events"
 KEEP = Policy(redact_environment=False)
@@ -139,6 +141,50 @@ def test_the_shelf_holds_no_environment_value(body: str) -> None:
     detail = json.loads(entry.body)["detail"]
     assert (detail["reason"], detail["size"]) == (caught.value.reason, len(body))
     assert shelve(body, caught.value, source="q", time="later", policy=Policy()).key == entry.key
+
+
+EVENT: dict[str, Any] = json.loads(changed(overrides=OVERRIDES))
+WRAPPED = {
+    "a list": json.dumps([EVENT]),
+    "a member": json.dumps({"event": EVENT}),
+    "records": json.dumps({"Records": [{"body": json.dumps(EVENT)}]}),
+    "detail as text": json.dumps({**EVENT, "detail": json.dumps(EVENT["detail"])}),
+    "a notification without type": json.dumps({"Message": json.dumps(EVENT)}),
+    "encoded twice": json.dumps(json.dumps(EVENT)),
+    "encoded five times": json.dumps(json.dumps(json.dumps(json.dumps(json.dumps(EVENT))))),
+    "encoded nine times": functools.reduce(lambda value, _: json.dumps(value), range(8), json.dumps(EVENT)),
+    "cut off": json.dumps(EVENT)[:-3],
+    "encoded and cut off": json.dumps(json.dumps(EVENT))[:-3],
+    "encoded twice and cut off": json.dumps(json.dumps(json.dumps(EVENT)))[:-5],
+    "an environment that is no list": json.dumps({"environment": {"TOKEN": "canary-s3cret"}}),
+}
+
+
+@pytest.mark.parametrize("shape", WRAPPED)
+def test_no_wrapping_hides_an_environment_value(shape: str) -> None:
+    """However an event is wrapped, cut or encoded again, its environment values are on no shelf and in no recording."""
+    entry = shelve(WRAPPED[shape], Rejected("no envelope"), source="q", time="", policy=Policy())
+    assert b"canary-s3cret" not in entry.body
+    assert "canary-s3cret" not in redacted(WRAPPED[shape], Policy())
+    assert "canary-s3cret" in redacted(WRAPPED[shape], KEEP)
+
+
+def test_quotes_in_a_value_hide_nothing_of_it() -> None:
+    """A value with quotes and backslashes is replaced to its end."""
+    event = json.loads(json.dumps(EVENT).replace("canary-s3cret", 'a\\"canary-s3cret\\\\\\"b'))
+    for text in (json.dumps(event)[:-3], json.dumps(json.dumps(event))[:-3], json.dumps([json.dumps(event)])):
+        assert "canary-s3cret" not in redacted(text, Policy())
+
+
+@pytest.mark.parametrize(
+    "piece", ['"value":"', '\\"value\\":\\"', '\\\\"value', '"value" : ', "\\" * 50, '"value":"\\']
+)
+def test_hostile_text_takes_no_time(piece: str) -> None:
+    """A megabyte of what the patterns look for is redacted in a moment."""
+    text = (piece * (MAX_BODY // len(piece)))[:MAX_BODY]
+    begun = time.perf_counter()
+    redacted(text, Policy())
+    assert time.perf_counter() - begun < 5
 
 
 def test_a_shelved_message_is_bounded() -> None:
