@@ -46,17 +46,21 @@ class Access:
         """None: this request may be answered."""
         headers = request.headers
         host = headers.get("host", "").lower()
-        if not self._any_host and host not in self._hosts and _name(host) not in self._hosts:
+        is_open = request.path in _OPEN  # probes ask by address
+        if not (is_open or self._any_host or host in self._hosts or _name(host) in self._hosts):
             return failure(403, "forbidden_host", f"not served under the name {host[:200]!r}; see server.allowed_hosts")
         origin = headers.get("origin")
         if origin is not None and not self._is_own(origin.lower(), host):
             return failure(403, "forbidden_origin", f"not for pages of {origin[:200]!r}; see server.allowed_origins")
-        if self._digests and request.path not in _OPEN and not self._knows(headers.get("authorization", "")):
+        if self._digests and not is_open and not self._knows(headers.get("authorization", "")):
             return failure(401, "unauthorized", "a bearer token is needed", headers=_CHALLENGE)
         return None
 
     def _is_own(self, origin: str, host: str) -> bool:
-        return origin in self._origins or urlsplit(origin).netloc == host
+        try:
+            return origin in self._origins or urlsplit(origin).netloc == host
+        except ValueError:
+            return False  # `http://[`
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, secret = authorization.partition(" ")

@@ -114,7 +114,7 @@ class Connection:
         elif isinstance(body, bytes):
             await self._send_piece(head + body)
         else:
-            for block in blocks(head, body):
+            for block in blocks([head, *body], len(head) + size):
                 await self._send_piece(block)
 
     async def _send_piece(self, piece: bytes) -> None:
@@ -161,17 +161,11 @@ class Connection:
                     return
 
 
-def blocks(first: bytes, pieces: Sequence[bytes]) -> Iterable[bytes]:
-    """The pieces joined into blocks of about 256 kB, `first` in front."""
-    block, size = [first], len(first)
-    for piece in pieces:
-        block.append(piece)
-        size += len(piece)
-        if size >= _BLOCK:
-            yield b"".join(block)
-            block, size = [], 0
-    if block:
-        yield b"".join(block)
+def blocks(pieces: Sequence[bytes], size: int) -> Iterable[bytes]:
+    """The pieces, of so many bytes together, joined into blocks of about 256 kB."""
+    count = max(1, len(pieces) * _BLOCK // max(size, 1))
+    for start in range(0, len(pieces), count):
+        yield b"".join(pieces[start : start + count])
 
 
 def head_of(

@@ -7,7 +7,7 @@ rows, and is encoded piece by piece as it is sent. Source of the messages: css/w
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -25,7 +25,10 @@ from css.view import Fields, Row, RowChange, Step
 PIECE = 256 * 1024
 """The most bytes of a snapshot's message (but for one larger object): clients take 1 MiB by default."""
 
-_SHARED = 64  # messages of so many (filter, position) are kept for those who come next to the same place
+# The messages of so many places (filter and position), of at most so many changes each, are kept for those who come to
+# the same place: at 2 kB a change 8 MB.
+_SHARED = 16
+_TICK = 256
 
 # Another replica may be ahead of this one for a moment: so long its word about the position is waited for.
 _CATCH_UP = 2.0
@@ -81,25 +84,31 @@ def parse(params: Mapping[str, str], kinds: Mapping[str, Kind]) -> Ask:
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or not least <= int(text) <= most:
         raise InvalidFilter(name, f"expected a whole number from {least} to {most}, found {text[:40]!r}")
     return int(text)
 
 
 class Shared:
-    """The messages of the last ticks, by interest and position."""
+    """The messages of the last ticks, by interest and position: bounded by their number and their size together."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
+        self._log = live.log
         self._messages: dict[tuple[Interest, int, int], list[bytes]] = {}
 
-    def changes(self, interest: Interest, after: int) -> list[bytes]:
+    def changes(self, interest: Interest, after: int) -> Iterable[bytes]:
         """What happened after a revision, as messages; none when nothing of it is of interest. Raises `Compacted`."""
         log = self._live.log
+        if self._log is not log:  # the store was listed again: the same revisions may mean something else
+            self._log = log
+            self._messages.clear()
         place = (interest, after, log.head)
         messages = self._messages.get(place)
         if messages is None:
             steps = log.read(after)
+            if sum(len(step.changes) for step in steps) > _TICK:
+                return changes(steps, interest)  # somebody's catching up: made piece by piece, as it is sent
             if len(self._messages) >= _SHARED:
                 self._messages.clear()
             messages = self._messages[place] = [*changes(steps, interest)]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import structlog
 import trio
+from trio_websocket import ConnectionClosed
 
 from css.errors import ConfigError
 from css.metrics import Metrics
@@ -112,10 +113,9 @@ class _Server:
             self.open.add(connection)
             self._gauge()
             await connection.run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client went away
         except Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
-            _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
+            if not _is_departure(error):
+                _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
         finally:
             if connection is not None:
                 self.open.discard(connection)
@@ -125,3 +125,10 @@ class _Server:
     def _gauge(self) -> None:
         if self._metrics is not None:
             self._metrics.connections.set(len(self.open))
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Whether the client went away or took nothing any more, however many tasks noticed it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_departure, error.exceptions))
+    return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | trio.TooSlowError | ConnectionClosed)
