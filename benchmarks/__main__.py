@@ -147,7 +147,7 @@ def queue_to_store(etcd: EtcdServer, events: int, threads: int) -> None:
             # From the first tenth to the end: the start of the processes is not the pipeline's rate.
             wait_until(lambda: counter(service, acknowledged) >= events / 10, 120, "the first tenth")
             begun, first = time.perf_counter(), counter(service, acknowledged)
-            wait_until(lambda: counter(service, acknowledged) >= events, 300, "the drain")
+            wait_until(lambda: counter(service, acknowledged) >= events, 300, "the drain", every=0.2)
             rate = (events - first) / (time.perf_counter() - begun)
             resident = service.resident
     name = f"queue to store, {threads} receivers"

@@ -58,7 +58,7 @@ def get(url: str, timeout: float = 30) -> Any:
         return json.load(answer)
 
 
-def wait_until(true: Any, seconds: float, what: str) -> float:
+def wait_until(true: Any, seconds: float, what: str, every: float = 0.01) -> float:
     """Poll `true()` (False or an OSError: not yet) and return how long it took."""
     begun = time.perf_counter()
     while True:
@@ -69,7 +69,7 @@ def wait_until(true: Any, seconds: float, what: str) -> float:
             pass
         if time.perf_counter() - begun > seconds:
             raise TimeoutError(f"{what} took more than {seconds:.0f} s")
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 @contextmanager

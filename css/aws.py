@@ -45,7 +45,7 @@ def client(aws: Aws, service: str, *, pool: int, read_timeout: float, attempts: 
             return session.client(service, endpoint_url=aws.endpoint_url or None, config=settings)  # type: ignore[call-overload]
     except failures.NoRegionError as error:
         raise ConfigError(_MISSING_REGION) from error
-    except (failures.ProfileNotFound, failures.PartialCredentialsError, ValueError) as error:
+    except (failures.BotoCoreError, ValueError) as error:  # a profile that is not there, a file that is broken
         raise ConfigError(f"aws: {error}") from error
 
 

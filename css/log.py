@@ -53,10 +53,6 @@ class RevisionLog(Generic[T]):
         if self._weight > self._capacity:
             self._trim(self._capacity * 3 // 4)
 
-    def advance(self, revision: int) -> None:
-        """Nothing happened up to `revision`."""
-        self.head = max(self.head, revision)
-
     def read(self, after: int) -> Sequence[T]:
         """Everything after the revision `after`, in order. Raises `Compacted` when that is not (or not yet) known."""
         if after < self.floor or after > self.head:

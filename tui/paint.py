@@ -57,12 +57,6 @@ def length(parts: Iterable[Part]) -> int:
     return sum(cell_len(clean(text)) for text, _ in parts)
 
 
-def spread(left: Sequence[Part], right: Sequence[Part], width: int) -> list[Part]:
-    """Both ends of a line; the right one is left out when there is no room for it."""
-    room = width - length(left) - length(right)
-    return [*left, (" " * room, PLAIN), *right] if room >= 1 else list(left)
-
-
 def number(value: int) -> str:
     return f"{value:,}"
 

@@ -39,7 +39,7 @@ def warnings(config: Config) -> Iterator[str]:
         path = getattr(config.store, key)
         if path and not os.access(path, os.R_OK):
             yield f"store.{key}: {path} cannot be read by this user"
-    if not config.store.etcd_endpoints and not os.access(Path(config.store.path).parent, os.W_OK):
+    if not config.store.etcd_endpoints and not os.access(_nearest(Path(config.store.path)), os.W_OK):
         yield f"store.path: {config.store.path} cannot be written by this user"
     if not config.source.queue and not config.reconcile.enabled:
         yield "neither source.queue nor reconcile.enabled: nothing will ever change"
@@ -71,3 +71,8 @@ def _toml(value: object) -> str:
             return f'"{value}"'
         case _:
             return str(value)
+
+
+def _nearest(path: Path) -> Path:
+    """The folder above that exists: the ones below it are made when the service starts."""
+    return next(folder for folder in path.absolute().parents if folder.exists())

@@ -214,13 +214,14 @@ def _open(path: Path) -> tuple[sqlite3.Connection, str, int]:
             path, isolation_level=None, check_same_thread=False, timeout=1.0, cached_statements=64
         )
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
+            _check_format(connection, path)  # before anything is changed: it may be somebody else's
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")  # takes the exclusive lock, which the mode then keeps
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
             _create(connection)
         connection.execute("COMMIT")
-        _check_format(connection, path)
         meta = dict(connection.execute("SELECT key, value FROM meta"))
     except (sqlite3.Error, OSError) as error:
         if connection is not None:

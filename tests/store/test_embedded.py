@@ -56,6 +56,7 @@ async def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path: Path
     assert text.read_text() == "no database\n" * 100
     with sqlite3.connect(foreign) as connection:
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     connection.close()
 
 
