@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -205,18 +205,6 @@ async def test_the_shelf_is_bounded(tmp_path: Path) -> None:
         assert len(ids) == SHELF
         assert key(SHELF + 49, "quarantine") in ids
         assert key(0, "quarantine") not in ids
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32))
-def test_coalescing_never_invents(seed: int) -> None:
-    """Every change that is left was given."""
-    rng = random.Random(seed)
-    given_changes: list[Change] = []
-    for _ in range(20):
-        n, v = rng.randint(0, 3), rng.randint(0, 5)
-        given_changes.append(rng.choice([put(n, v), Gone(key(n), v, v), Forget(key(n), v)]))
-    assert set(map(id, coalesce(given_changes).values())) <= set(map(id, given_changes))
 
 
 async def test_a_store_put_back_by_a_backup_is_told_again(tmp_path: Path) -> None:
