@@ -142,6 +142,8 @@ def _keep(kind: Kind, rows: Sequence[Row], clause: Clause) -> list[Row]:
     get = INDEXED[field]
     having = {get(row): row for row in rows}
     kept = {value for value, row in having.items() if passes(row.key, row.fields)}
+    if len(kept) == len(having):  # so it is for the clause whose index these rows come from
+        return list(rows)
     return [row for row in rows if get(row) in kept]
 
 

@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 _READ = 16 * 1024
 # Pieces are joined into blocks of this size: one system call each, and no second copy of a whole list.
-_BLOCK = 256 * 1024
+_BLOCK = 512 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NEVER = float("inf")
 
@@ -162,7 +162,7 @@ class Connection:
 
 
 def blocks(pieces: Sequence[bytes], size: int) -> Iterable[bytes]:
-    """The pieces, of so many bytes together, joined into blocks of about 256 kB."""
+    """The pieces, of so many bytes together, joined into blocks of about half a megabyte."""
     count = max(1, len(pieces) * _BLOCK // max(size, 1))
     for start in range(0, len(pieces), count):
         yield b"".join(pieces[start : start + count])

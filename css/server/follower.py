@@ -207,7 +207,13 @@ class Follower:
                 await send(wire.encode(wire.Bookmark(self._after or 0, self._status.freshness())))
             with trio.move_on_at(bookmark):
                 await moved.wait()
-                await trio.sleep(self._ask.interval)  # gather
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Until the next beat of the interval: all who share it wake together, and share what is encoded."""
+        interval = self._ask.interval
+        if interval:
+            await trio.sleep_until((trio.current_time() // interval + 1) * interval)
 
     async def _greet(self, send: Send) -> None:
         view = self._live.view

@@ -68,7 +68,7 @@ class Limits(msgspec.Struct, frozen=True):
     """From the first byte of a request to its end: a slower one is not worth a connection."""
     idle_time: float = 75.0
     send_time: float = 10.0
-    """For each piece (at most 256 kB): a client that takes nothing for so long is gone."""
+    """For each block of an answer (half a megabyte): a client that takes nothing for so long is gone."""
     message: int = 4096
     """Of what a websocket client says."""
     messages_per_second: float = 50.0
