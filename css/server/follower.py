@@ -81,7 +81,8 @@ def parse(params: Mapping[str, str], kinds: Mapping[str, Kind]) -> Ask:
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:20]) <= most:
+    # Longer texts are no number of ours, and `int` refuses very long ones.
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or not least <= int(text) <= most:
         raise InvalidFilter(name, f"expected a whole number from {least} to {most}, found {text[:40]!r}")
     return int(text)
 

@@ -254,6 +254,13 @@ async def test_a_stream_starts_from_a_version_inclusive() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("version", ["x", "-1", "0" * 5000, "9" * 5000, "9" * 19, "%C2%B2"])
+async def test_a_version_that_is_no_number_of_ours_is_refused(version: str) -> None:
+    """However long the text is: 400, never a defect."""
+    answer = await Served().ask(f"/v1/stream/tasks?entityVersion={version}")
+    assert (answer.status, whole(answer)) == (400, b"Invalid entity version\n")
+
+
 @pytest.mark.parametrize("target", ["/v1/stream/tasks", "/v1/stream/tasks?entityVersion=&colour=red"])
 async def test_a_stream_without_a_version_starts_now(target: str) -> None:
     """Nothing of the past; parameters it does not know are ignored, as they were."""

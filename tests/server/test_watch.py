@@ -271,6 +271,8 @@ async def test_a_stopping_server_says_going_away() -> None:
         ("kinds=pods", "kinds"),
         ("since=-1", "since"),
         ("since=x", "since"),
+        ("since=" + "0" * 5000, "since"),
+        ("since=" + "9" * 19, "since"),
         ("interval=1001", "interval"),
         ("heartbeat=10", "heartbeat"),
         ("snapshot=maybe", "snapshot"),
