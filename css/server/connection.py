@@ -7,7 +7,7 @@ no task and no scope per request.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -16,7 +16,7 @@ import trio
 
 from css.server import websocket
 from css.server.failure import failure
-from css.server.http import Handler, Limits, Request, Response, Stream, WebSocket
+from css.server.http import Handler, Limits, Pieces, Request, Response, Stream, WebSocket
 from css.server.parser import BadRequest, RequestParser
 
 _log = structlog.get_logger()
@@ -107,14 +107,20 @@ class Connection:
 
     async def _send(self, answer: Response, head_only: bool, keep: bool) -> None:
         body = answer.body
-        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        match body:
+            case bytes():
+                size = len(body)
+            case Pieces():
+                size = body.length
+            case _:
+                size = sum(map(len, body))
         head = head_of(answer.status, answer.content_type, answer.headers, keep) + b"%d\r\n\r\n" % size
         if head_only:
             await self._send_piece(head)
         elif isinstance(body, bytes):
             await self._send_piece(head + body)
         else:
-            for block in blocks(head, body):
+            for block in blocks(head, body.make() if isinstance(body, Pieces) else body):
                 await self._send_piece(block)
 
     async def _send_piece(self, piece: bytes) -> None:
@@ -161,7 +167,7 @@ class Connection:
                     return
 
 
-def blocks(first: bytes, pieces: Sequence[bytes]) -> Iterable[bytes]:
+def blocks(first: bytes, pieces: Iterable[bytes]) -> Iterable[bytes]:
     """The pieces joined into blocks of about 256 kB, `first` in front."""
     block, size = [first], len(first)
     for piece in pieces:
