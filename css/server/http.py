@@ -75,10 +75,13 @@ class Limits(msgspec.Struct, frozen=True):
     url: int = 8 * 1024
     body: int = 1024 * 1024
     head_time: float = 5.0
-    """From the first byte of a request to its end: a slower one is not worth a connection."""
+    """From the first byte of a request to the end of its head: a slower one is not worth a connection."""
+    body_time: float = 30.0
+    """From the same byte to the end of the request."""
     idle_time: float = 75.0
     send_time: float = 10.0
     """For each piece (at most 256 kB): a client that takes nothing for so long is gone."""
     message: int = 4096
     """Of what a websocket client says."""
-    messages_per_second: float = 50.0
+    frames_per_second: float = 50.0
+    """Pings and pieces of messages as well; four seconds' worth may come at once."""

@@ -74,8 +74,7 @@ async def serve(
         finally:
             for listener in listeners:
                 listener.socket.close()
-        for connection in [*server.open]:
-            connection.drain()
+        server.drain()
 
 
 class _Server:
@@ -84,9 +83,15 @@ class _Server:
         self._limits = limits
         self._metrics = metrics
         self.open: set[Connection] = set()
+        self._draining = False
         # Descriptors are kept for the store, the queue and the log: a flood of clients must not starve those.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(limits.connections, max(8, soft - 256 if soft > 512 else soft // 2))
+
+    def drain(self) -> None:
+        self._draining = True
+        for connection in self.open:
+            connection.drain()
 
     async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         while True:
@@ -111,10 +116,12 @@ class _Server:
             connection = Connection(stream, self._handler, self._limits)
             self.open.add(connection)
             self._gauge()
-            await connection.run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self._draining:  # accepted just before
+                await connection.run()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client went away
-        except Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
+        # By `except*` also what comes in one group with the cancellation of a shutdown.
+        except* Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
             _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
         finally:
             if connection is not None:

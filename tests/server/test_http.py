@@ -17,7 +17,9 @@ from trio_websocket import WebSocketConnection
 from css.server.http import Answer, Limits, Pieces, Request, Response, Send, Stream, WebSocket
 from css.server.listener import listen, serve
 
-QUICK = Limits(connections=50, head=4096, url=1024, body=2048, head_time=0.3, idle_time=0.6, send_time=0.3)
+QUICK = Limits(
+    connections=50, head=4096, url=1024, body=2048, head_time=0.3, body_time=0.5, idle_time=0.6, send_time=0.3
+)
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -42,6 +44,8 @@ class Place:
                 return Response(200, [b"x" * 1000] * 2000)
             case "/made":
                 return Response(200, Pieces(2_000_000, self.make))
+            case "/large":
+                return Response(200, [b"x" * 100_000] * 200)
             case "/defect":
                 raise RuntimeError("a defect")
             case "/slow":
