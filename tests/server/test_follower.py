@@ -21,8 +21,6 @@ def record(number: int, revision: int, padding: int = 1500) -> Record:
     detail = {"lastStatus": "RUNNING", "padding": "x" * padding}
     body = envelope.encode(detail, detail_type="t", source="aws.ecs")
     return Record(Key("task", "c", f"{number}"), revision, revision, body)
-        Key("task", "c", f"{number}"), revision, revision, envelope.encode(detail, detail_type="t", source="s")
-    )
 
 
 def living(revisions: int) -> Live:
