@@ -17,7 +17,7 @@ from css.follow import Live
 from css.metrics import Metrics
 from css.model import Batch, Change, Gone, Head, Key, Put, Record, supersedes
 from css.normalize import Policy, normalize
-from css.server.http import Request, Response, Stream
+from css.server.http import Pieces, Request, Response, Stream
 from css.server.routes import Context, routes
 from css.status import Status, rfc3339
 
@@ -128,7 +128,12 @@ class Follower:
 
 
 def whole(answer: Response) -> bytes:
-    return answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+    body = answer.body
+    if isinstance(body, Pieces):
+        made = b"".join(body.make())
+        assert len(made) == body.length
+        return made
+    return body if isinstance(body, bytes) else b"".join(body)
 
 
 def header(answer: Response, name: str) -> str | None:

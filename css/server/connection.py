@@ -7,7 +7,7 @@ no task and no scope per request.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -16,7 +16,7 @@ import trio
 
 from css.server import websocket
 from css.server.failure import failure
-from css.server.http import Handler, Limits, Request, Response, Stream, WebSocket
+from css.server.http import Handler, Limits, Pieces, Request, Response, Send, Stream, WebSocket
 from css.server.parser import BadRequest, RequestParser
 
 _log = structlog.get_logger()
@@ -41,6 +41,8 @@ class Connection:
         self._scope = trio.CancelScope()
         self._stop = trio.Event()
         self._waiting = True
+        self._began = 0.0
+        self._bad: BadRequest | None = None
 
     def __repr__(self) -> str:
         return f"<Connection of {self.peer} {'waiting' if self._waiting else 'answering'}>"
@@ -62,23 +64,27 @@ class Connection:
                 await self._refuse(bad)
         if self._scope.cancelled_caught and self._waiting and self._parser.begun:
             with trio.move_on_after(1.0):
-                await self._refuse(BadRequest(408, f"a request must be complete in {self._limits.head_time:g} s"))
+                await self._refuse(BadRequest(408, "the request did not come in time"))
 
     async def _next(self) -> bool:
         """Answer one request; False when it was the last."""
-        while not self._parser.requests:
+        requests = self._parser.requests
+        while not requests:
+            if self._bad is not None:
+                raise self._bad
             if not await self._read():
                 return False
-        request, keep = self._parser.requests.popleft()
+        arrived = requests.popleft()
+        request = arrived.request
         self._waiting = False
         self._scope.deadline = _NEVER
         answer = await self._ask(request)
-        upgraded = self._parser.upgraded
-        keep = keep and upgraded is None and not self._stop.is_set()
+        upgraded = None if requests else self._parser.upgraded  # only the last one can be an upgrade
+        keep = arrived.keep and upgraded is None and not self._stop.is_set()
         if isinstance(answer, Response):
             await self._send(answer, request.method == "HEAD", keep)
         elif isinstance(answer, Stream):
-            await self._send_stream(answer, request.method == "HEAD")
+            await self._send_stream(answer, request.method == "HEAD", arrived.chunks)
             return False
         elif upgraded is None:
             raise BadRequest(426, "this is a websocket: ask with Upgrade: websocket")
@@ -86,17 +92,28 @@ class Connection:
             await websocket.converse(self._stream, upgraded, request, answer, self._limits, self._stop)
             return False
         self._waiting = True
-        return keep
+        return keep and not self._stop.is_set()  # a drain that came meanwhile found nothing waiting to cancel
 
     async def _read(self) -> bool:
-        wait = self._limits.head_time if self._parser.begun else self._limits.idle_time
-        self._scope.deadline = trio.current_time() + wait
+        parser, limits = self._parser, self._limits
+        begun = parser.begun
+        if begun:
+            # Counted from its first byte: a client that sends one now and then would wait for ever otherwise.
+            self._scope.deadline = self._began + (limits.head_time if parser.in_head else limits.body_time)
+        else:
+            self._scope.deadline = trio.current_time() + limits.idle_time
         data = await self._stream.receive_some(_READ)
-        if data:
-            self._parser.feed(bytes(data))
-            if self._parser.expects_continue():
-                await self._stream.send_all(_CONTINUE)
-        return bool(data)
+        if not data:
+            return False
+        try:
+            parser.feed(bytes(data))
+        except BadRequest as bad:
+            self._bad = bad  # what came before it is answered first
+        if parser.requests or not begun:
+            self._began = trio.current_time()
+        if parser.expects_continue():
+            await self._stream.send_all(_CONTINUE)
+        return True
 
     async def _ask(self, request: Request) -> Response | Stream | WebSocket:
         try:
@@ -107,36 +124,59 @@ class Connection:
 
     async def _send(self, answer: Response, head_only: bool, keep: bool) -> None:
         body = answer.body
-        size = len(body) if isinstance(body, bytes) else sum(map(len, body))
-        head = head_of(answer.status, answer.content_type, answer.headers, keep) + b"%d\r\n\r\n" % size
+        match body:
+            case bytes():
+                size = len(body)
+            case Pieces():
+                size = body.length
+            case _:
+                size = sum(map(len, body))
+        framing = "Content-Length: "
+        head = head_of(answer.status, answer.content_type, answer.headers, keep, framing) + b"%d\r\n\r\n" % size
         if head_only:
             await self._send_piece(head)
         elif isinstance(body, bytes):
             await self._send_piece(head + body)
         else:
-            for block in blocks([head, *body], len(head) + size):
+            for block in blocks(head, body.make() if isinstance(body, Pieces) else body):
                 await self._send_piece(block)
 
     async def _send_piece(self, piece: bytes) -> None:
         self._scope.deadline = trio.current_time() + self._limits.send_time
         await self._stream.send_all(piece)
 
-    async def _send_stream(self, answer: Stream, head_only: bool) -> None:
-        head = head_of(answer.status, answer.content_type, answer.headers, keep=False, chunked=True)
-        await self._send_piece(head)
+    async def _send_stream(self, answer: Stream, head_only: bool, chunks: bool) -> None:
+        framing = "Transfer-Encoding: chunked\r\n\r\n" if chunks else "\r\n"
+        await self._send_piece(head_of(answer.status, answer.content_type, answer.headers, False, framing))
         if head_only:
             return
         self._scope.deadline = _NEVER
+        whole = True  # also when a drain ends it
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._await_end, nursery.cancel_scope)
-            await answer.produce(self._send_chunk)
+            whole = await self._produce(answer, self._send_chunk if chunks else self._send_in_time)
             nursery.cancel_scope.cancel()
-        await self._send_piece(b"0\r\n\r\n")
+        if chunks and whole:
+            await self._send_piece(b"0\r\n\r\n")
+
+    async def _produce(self, answer: Stream, send: Send) -> bool:
+        """False when the stream must not look complete."""
+        try:
+            await answer.produce(send)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            return False  # the client left, or takes nothing any more
+        except Exception:  # noqa: BLE001 - a defect here is one client's end, with its traceback in the log
+            _log.exception("a stream failed", content_type=answer.content_type)
+            return False
+        return True
 
     async def _send_chunk(self, chunk: bytes) -> None:
         if chunk:
-            with trio.fail_after(self._limits.send_time):
-                await self._stream.send_all(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            await self._send_in_time(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+    async def _send_in_time(self, piece: bytes) -> None:
+        with trio.fail_after(self._limits.send_time):
+            await self._stream.send_all(piece)
 
     async def _await_end(self, produce: trio.CancelScope) -> None:
         """End a stream when its client leaves (or says more, which a stream has no answer for), or at a drain."""
@@ -161,23 +201,27 @@ class Connection:
                     return
 
 
-def blocks(pieces: Sequence[bytes], size: int) -> Iterable[bytes]:
-    """The pieces, of so many bytes together, joined into blocks of about half a megabyte."""
-    count = max(1, len(pieces) * _BLOCK // max(size, 1))
-    for start in range(0, len(pieces), count):
-        yield b"".join(pieces[start : start + count])
+def blocks(first: bytes, pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """The pieces joined into blocks of about 256 kB, `first` in front."""
+    block, size = [first], len(first)
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= _BLOCK:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
 
 
-def head_of(
-    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, chunked: bool = False
-) -> bytes:
-    """The head up to the value of Content-Length (or whole, when chunked)."""
-    return _head(status, content_type, headers, keep, chunked, int(time.time()))
+def head_of(status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, framing: str) -> bytes:
+    """The head up to `framing`: the name of Content-Length, or all that is left to say."""
+    return _head(status, content_type, headers, keep, framing, int(time.time()))
 
 
 @lru_cache(maxsize=256)
 def _head(
-    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, chunked: bool, now: int
+    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep: bool, framing: str, now: int
 ) -> bytes:
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -185,6 +229,6 @@ def _head(
         *([f"Content-Type: {content_type}"] if content_type else []),
         *(f"{name}: {value}" for name, value in headers),
         *(() if keep else ["Connection: close"]),
-        "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Content-Length: ",
+        framing,
     ]
     return "\r\n".join(lines).encode("latin-1")

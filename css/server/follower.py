@@ -1,7 +1,7 @@
 """A follower of the view: a cursor into the log that turns steps into the messages of /v2/watch. Knows no transport.
 
-What a tick changed is encoded once for all followers that share a filter and a position; a snapshot holds references to
-rows, and is encoded piece by piece as it is sent. Source of the messages: css/wire.py.
+What a tick changed is encoded once for all followers that share a filter and a position; what was missed and snapshots
+are encoded piece by piece as they are sent. Source of the messages: css/wire.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import trio
 from css import query, wire
 from css.errors import Compacted
 from css.follow import Live
+from css.log import RevisionLog
 from css.metrics import Metrics
 from css.model import Key, Kind
 from css.query import Filter, InvalidFilter
@@ -25,10 +26,11 @@ from css.view import Fields, Row, RowChange, Step
 PIECE = 256 * 1024
 """The most bytes of a snapshot's message (but for one larger object): clients take 1 MiB by default."""
 
-# The messages of so many places (filter and position), of at most so many changes each, are kept for those who come to
-# the same place: at 2 kB a change 8 MB.
-_SHARED = 16
-_TICK = 256
+# Of so many (filter, position) at most, and of so many bytes in all (but for one larger chunk), messages are kept.
+_SHARED = 64
+_SHARED_BYTES = 8 * 1024 * 1024
+
+_LOOKED_AT = 2000  # changes in one go, some milliseconds: whoever looks for few among many lets others run in between
 
 # Another replica may be ahead of this one for a moment: so long its word about the position is waited for.
 _CATCH_UP = 2.0
@@ -84,52 +86,73 @@ def parse(params: Mapping[str, str], kinds: Mapping[str, Kind]) -> Ask:
 
 
 def _number(name: str, text: str, least: int, most: int) -> int:
+    # Longer texts are no number of ours, and `int` refuses very long ones.
     if not text.isascii() or not text.isdigit() or len(text) > 19 or not least <= int(text) <= most:
         raise InvalidFilter(name, f"expected a whole number from {least} to {most}, found {text[:40]!r}")
     return int(text)
 
 
+class Chunk(msgspec.Struct, frozen=True):
+    """What happened up to the revision `upto`; no message when nothing of it is of interest."""
+
+    upto: int
+    message: bytes | None
+
+
 class Shared:
-    """The messages of the last ticks, by interest and position: bounded by their number and their size together."""
+    """The last chunks that were asked for, by interest and position, for those who come next to the same place."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
         self._log = live.log
-        self._messages: dict[tuple[Interest, int, int], list[bytes]] = {}
+        self._chunks: dict[tuple[Interest, int], Chunk] = {}
+        self._bytes = 0
 
-    def changes(self, interest: Interest, after: int) -> Iterable[bytes]:
-        """What happened after a revision, as messages; none when nothing of it is of interest. Raises `Compacted`."""
+    def __repr__(self) -> str:
+        return f"<Shared of {len(self._chunks)} chunks, {self._bytes} bytes>"
+
+    def changes(self, interest: Interest, after: int) -> Chunk:
+        """The next chunk of what happened after a revision. Raises `Compacted`."""
         log = self._live.log
-        if self._log is not log:  # the store was listed again: the same revisions may mean something else
-            self._log = log
-            self._messages.clear()
-        place = (interest, after, log.head)
-        messages = self._messages.get(place)
-        if messages is None:
-            steps = log.read(after)
-            if sum(len(step.changes) for step in steps) > _TICK:
-                return changes(steps, interest)  # somebody's catching up: made piece by piece, as it is sent
-            if len(self._messages) >= _SHARED:
-                self._messages.clear()
-            messages = self._messages[place] = [*changes(steps, interest)]
-        return messages
+        if log is not self._log:  # the same revisions may mean other data
+            self._log, self._bytes = log, 0
+            self._chunks.clear()
+        chunk = self._chunks.get((interest, after))
+        if chunk is None:
+            chunk = changes(log.read(after), interest, log.head)
+            self._keep((interest, after), chunk)
+        return chunk
+
+    def _keep(self, place: tuple[Interest, int], chunk: Chunk) -> None:
+        self._bytes += _size(chunk)
+        while self._chunks and (len(self._chunks) >= _SHARED or self._bytes > _SHARED_BYTES):
+            self._bytes -= _size(self._chunks.pop(next(iter(self._chunks))))
+        self._chunks[place] = chunk
 
 
-def changes(steps: Sequence[Step], interest: Interest) -> Iterator[bytes]:
-    """The messages of some steps: whole steps each, up to about `PIECE` bytes."""
+def _size(chunk: Chunk) -> int:
+    return len(chunk.message or b"")
+
+
+def changes(steps: Sequence[Step], interest: Interest, head: int) -> Chunk:
+    """The first of some steps, whole ones, up to about `PIECE` bytes; `head` is where all of them lead."""
     pieces: list[bytes] = []
-    size = 0
+    size = seen = 0
     for step in steps:
         for change in step.changes:
             piece = _change(change, step.revision, interest)
             if piece is not None:
                 pieces.append(piece)
                 size += len(piece)
-        if size >= PIECE or (pieces and step is steps[-1]):
-            yield b'{"type":"changes","revision":%d,"changes":[%b]}' % (step.revision, b",".join(pieces))
-            pieces, size = [], 0
-    if pieces:
-        yield b'{"type":"changes","revision":%d,"changes":[%b]}' % (steps[-1].revision, b",".join(pieces))
+        seen += len(step.changes)
+        if size >= PIECE or seen >= _LOOKED_AT:
+            upto = step.revision
+            break
+    else:
+        upto = head
+    if not pieces:
+        return Chunk(upto, None)
+    return Chunk(upto, b'{"type":"changes","revision":%d,"changes":[%b]}' % (upto, b",".join(pieces)))
 
 
 def _change(change: RowChange, revision: int, interest: Interest) -> bytes | None:
@@ -198,7 +221,7 @@ class Follower:
             try:
                 if self._after is None:
                     await self._send_snapshot(send)
-                await self._send_changes(send, self._after or 0)
+                await self._send_changes(send, log)
             except Compacted:
                 await self._start_over(send, "slow")
                 continue
@@ -247,8 +270,11 @@ class Follower:
             await send(message)
         self._after = revision
 
-    async def _send_changes(self, send: Send, after: int) -> None:
-        head = self._live.log.head
-        for message in self._shared.changes(self._ask.interest, after):
-            await send(message)
-        self._after = head
+    async def _send_changes(self, send: Send, log: RevisionLog[Step]) -> None:
+        """Chunk by chunk: a slow subscriber holds one of them, and its place in the log."""
+        while self._after is not None and self._after < log.head and self._live.log is log:
+            chunk = self._shared.changes(self._ask.interest, self._after)
+            if chunk.message is not None:
+                await send(chunk.message)
+            self._after = chunk.upto
+            await trio.lowlevel.checkpoint()

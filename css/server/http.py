@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from trio_websocket import WebSocketConnection
@@ -25,11 +25,21 @@ class Request(msgspec.Struct, frozen=True):
     """The client's address, for logs and limits."""
 
 
+class Pieces(msgspec.Struct, frozen=True):
+    """A body that is made while it is sent, so that a slow client holds one block of it and no copy of the whole.
+
+    `make` yields `length` bytes in all, the same ones however late it is called.
+    """
+
+    length: int
+    make: Callable[[], Iterable[bytes]]
+
+
 class Response(msgspec.Struct, frozen=True):
-    """A whole answer; a body in pieces is sent as they are, joined by nobody. HEAD drops the body, keeps the length."""
+    """An answer of a known length; pieces are joined into blocks of about 256 kB. HEAD sends the length alone."""
 
     status: int
-    body: bytes | Sequence[bytes] = b""
+    body: bytes | Sequence[bytes] | Pieces = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -65,10 +75,13 @@ class Limits(msgspec.Struct, frozen=True):
     url: int = 8 * 1024
     body: int = 1024 * 1024
     head_time: float = 5.0
-    """From the first byte of a request to its end: a slower one is not worth a connection."""
+    """From the first byte of a request to the end of its head: a slower one is not worth a connection."""
+    body_time: float = 30.0
+    """From the same byte to the end of the request."""
     idle_time: float = 75.0
     send_time: float = 10.0
     """For each block of an answer (half a megabyte): a client that takes nothing for so long is gone."""
     message: int = 4096
     """Of what a websocket client says."""
-    messages_per_second: float = 50.0
+    frames_per_second: float = 50.0
+    """Pings and pieces of messages as well; four seconds' worth may come at once."""

@@ -75,8 +75,7 @@ async def serve(
         finally:
             for listener in listeners:
                 listener.socket.close()
-        for connection in [*server.open]:
-            connection.drain()
+        server.drain()
 
 
 class _Server:
@@ -85,9 +84,15 @@ class _Server:
         self._limits = limits
         self._metrics = metrics
         self.open: set[Connection] = set()
+        self._draining = False
         # Descriptors are kept for the store, the queue and the log: a flood of clients must not starve those.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = min(limits.connections, max(8, soft - 256 if soft > 512 else soft // 2))
+
+    def drain(self) -> None:
+        self._draining = True
+        for connection in self.open:
+            connection.drain()
 
     async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         while True:
@@ -112,10 +117,13 @@ class _Server:
             connection = Connection(stream, self._handler, self._limits)
             self.open.add(connection)
             self._gauge()
-            await connection.run()
-        except Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
-            if not _is_departure(error):
-                _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
+            if not self._draining:  # accepted just before
+                await connection.run()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away
+        # By `except*` also what comes in one group with the cancellation of a shutdown.
+        except* Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
+            _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
         finally:
             if connection is not None:
                 self.open.discard(connection)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections import deque
 
 import httptools
+import msgspec
 
 from css.server.http import Limits, Request
 
 # What may have come together with a head: the end of what was before it.
 _READ_AHEAD = 16 * 1024
+
+# llhttp takes HTTP/2.0, 0.9, RTSP and ICE too.
+_VERSIONS = ("1.1", "1.0")
 
 # Names that an intermediary might read otherwise than we do, if sent twice.
 _ONCE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "origin", "upgrade"})
@@ -27,28 +31,40 @@ class BadRequest(Exception):
         self.why = why
 
 
+class Arrived(msgspec.Struct, frozen=True):
+    """A complete request, and what it means for its connection."""
+
+    request: Request
+    keep: bool
+    """The connection may go on after the answer."""
+    chunks: bool
+    """The client understands an answer in chunks (HTTP/1.0 does not)."""
+
+
 class RequestParser:
     """One connection's input. `requests` holds those that are complete; `begun` says that one is under way."""
 
     def __init__(self, limits: Limits, peer: str) -> None:
-        self.requests: deque[tuple[Request, bool]] = deque()
-        """Complete requests, each with whether the connection may go on after its answer."""
-        self.begun = False
+        self.requests: deque[Arrived] = deque()
         self.upgraded: bytes | None = None
         """After a request to change the protocol: the bytes that followed it."""
         self._limits = limits
         self._peer = peer
         self._parser = httptools.HttpRequestParser(self)
+        self._begun = False
+        self._fed = 0
+        self.in_head = True
         self._expect = False
-        self._in_head, self._head_bytes = True, 0
         self._reset()
+
+    @property
+    def begun(self) -> bool:
+        """Anything has come of a request that is not complete."""
+        return self._begun or self._fed > 0
 
     def feed(self, data: bytes) -> None:
         """Take in what arrived. Raises `BadRequest`."""
-        if self._in_head:  # a header that never ends is not seen before it does
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head + self._limits.url + _READ_AHEAD:
-                raise BadRequest(431, f"a head of more than {self._limits.head} bytes")
+        self._check_size(len(data))
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -60,6 +76,15 @@ class RequestParser:
         except httptools.HttpParserError as error:
             raise BadRequest(400, f"malformed request: {str(error)[:200]}") from error
 
+    def _check_size(self, more: int) -> None:
+        # A header, a trailer or a chunk's extension that never ends is not seen by the callbacks before it does.
+        self._fed += more
+        room = self._limits.head + self._limits.url + _READ_AHEAD
+        if self.in_head and self._fed > room:
+            raise BadRequest(431, f"a head of more than {self._limits.head} bytes")
+        if self._fed > room + 2 * self._limits.body:
+            raise BadRequest(413, f"a body of more than {self._limits.body} bytes, with what frames it")
+
     def expects_continue(self) -> bool:
         """Whether the client waits for a word before it sends the body; asked once per request."""
         expected, self._expect = self._expect, False
@@ -69,7 +94,7 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self._reset()
-        self.begun = True
+        self._begun = True
 
     def on_url(self, piece: bytes) -> None:
         self._target += piece
@@ -80,20 +105,24 @@ class RequestParser:
         self._head_size += len(name) + len(value) + 4
         if self._head_size > self._limits.head:
             raise BadRequest(431, f"a head of more than {self._limits.head} bytes")
-        text = name.decode("latin-1").lower()
-        if text in self._headers:
-            if text in _ONCE:
-                raise BadRequest(400, f"more than one {text} header")
-            self._headers[text] += ", " + value.decode("latin-1")
-        else:
-            self._headers[text] = value.decode("latin-1")
+        if not self.in_head:
+            return  # a trailer: nobody between us and the client has judged it as they did the headers
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        if key in self._headers:
+            if key in _ONCE:
+                raise BadRequest(400, f"more than one {key} header")
+            text = f"{self._headers[key]}, {text}"
+        self._headers[key] = text
 
     def on_headers_complete(self) -> None:
         headers = self._headers
-        self._in_head = False
+        self.in_head = False
+        self._version = self._parser.get_http_version()
+        if self._version not in _VERSIONS:
+            raise BadRequest(505, "HTTP/1.1 is spoken here")
         if not self._target.startswith(b"/") or not self._target.isascii():
             raise BadRequest(400, "the target must be an absolute path in ASCII")
-        if "host" not in headers and self._parser.get_http_version() != "1.0":
+        if "host" not in headers and self._version != "1.0":
             raise BadRequest(400, "no Host header")
         if "transfer-encoding" in headers and "content-length" in headers:
             raise BadRequest(400, "both Content-Length and Transfer-Encoding")
@@ -111,9 +140,10 @@ class RequestParser:
         path, _, query = self._target.decode("ascii").partition("?")
         method = self._parser.get_method().decode("ascii")
         request = Request(method, path, query, self._headers, b"".join(self._body), self._peer)
-        self.requests.append((request, self._parser.should_keep_alive()))
-        self.begun = False
-        self._in_head, self._head_bytes = True, 0
+        chunks = self._version != "1.0"
+        # Keep-alive of HTTP/1.0 would have to be said in the answer; it is not worth that.
+        self.requests.append(Arrived(request, chunks and self._parser.should_keep_alive(), chunks))
+        self._begun, self._fed, self.in_head = False, 0, True
 
     def _reset(self) -> None:
         self._target = b""
@@ -122,3 +152,4 @@ class RequestParser:
         self._body: list[bytes] = []
         self._size = 0
         self._expect = False
+        self._version = ""

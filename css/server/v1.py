@@ -8,7 +8,7 @@ accepts, streams that begin at once and never end by themselves, 405 for other m
 from __future__ import annotations
 
 import html
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -19,7 +19,7 @@ from css.errors import Compacted, Rejected
 from css.follow import Live
 from css.model import Key, Kind
 from css.query import Filter
-from css.server.http import Answer, Request, Response, Send, Stream
+from css.server.http import Answer, Pieces, Request, Response, Send, Stream
 from css.server.v1_entity import entity
 from css.view import Row, Step
 
@@ -29,6 +29,7 @@ LINES = "application/octet-stream"
 
 # About 300 kB: large enough to be sent as it is, in one system call, and small enough not to be held up by one.
 _ROWS_PER_PIECE = 320
+_BEFORE, _BEHIND = b'{"items":[', b"]}\n"
 
 
 class Collection(msgspec.Struct, frozen=True):
@@ -130,15 +131,19 @@ def _filter(collection: Collection, text: str) -> Filter:
     return query.equal(asked)
 
 
-def _items(rows: Sequence[Row]) -> list[bytes]:
-    """Pieces that all requests share: they are joined as they are sent, so a slow reader holds no copy."""
-    pieces = [b'{"items":[']
-    for row in rows:
-        pieces += (b",", row.v1 or entity(row))
-    if rows:
-        del pieces[1]
-    pieces.append(b"]}\n")
-    return pieces
+def _items(rows: Sequence[Row]) -> Pieces:
+    """Holds references to what the rows have, which is what they had when it was asked for."""
+    entities = [row.v1 or entity(row) for row in rows]
+
+    def make() -> Iterator[bytes]:
+        yield _BEFORE
+        for start in range(0, len(entities), _ROWS_PER_PIECE):
+            some = entities[start : start + _ROWS_PER_PIECE]
+            yield b",".join([b"", *some] if start else some)
+        yield _BEHIND
+
+    commas = max(0, len(entities) - 1)
+    return Pieces(len(_BEFORE) + sum(map(len, entities)) + commas + len(_BEHIND), make)
 
 
 def _key(collection: Collection, path: str) -> Key | None:

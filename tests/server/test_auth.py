@@ -32,13 +32,17 @@ BEARER = {"authorization": f"Bearer {SECRET}"}
         (LOCAL, "/v2/tasks", {"host": "[::1]:3000"}, None),
         (LOCAL, "/v2/tasks", {"host": "evil.example"}, 403),
         (LOCAL, "/v2/watch", {"host": "127.0.0.1.evil.example:3000"}, 403),
-        (LOCAL, "/healthz", {"host": "10.0.0.7"}, None),
-        (LOCAL, "/healthz", {"host": "10.0.0.7", "origin": "http://evil.example"}, 403),
-        (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "http://["}, 403),
+        (LOCAL, "/metrics", {"host": "10.0.0.7:3000"}, 403),
+        (LOCAL, "/healthz", {"host": "10.0.0.7:3000"}, None),
         (LOCAL, "/v2/tasks", {}, 403),
         (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "http://localhost:3000"}, None),
         (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "http://evil.example"}, 403),
         (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "null"}, 403),
+        (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "http://["}, 403),
+        (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "http://[::1"}, 403),
+        (LOCAL, "/v2/watch", {"host": "localhost:3000", "origin": "localhost:3000"}, 403),
+        (LOCAL, "/v2/watch", {"host": "[::1]:3000", "origin": "http://[::1]:3000"}, None),
+        (PUBLIC, "/v2/watch", {"host": "", "origin": "null"}, 403),
         (GUARDED, "/v2/tasks", {"host": "localhost"}, 401),
         (GUARDED, "/v2/tasks", {"host": "localhost", "authorization": f"Basic {SECRET}"}, 401),
         (GUARDED, "/v2/tasks", {"host": "localhost", "authorization": "Bearer wrong"}, 401),
@@ -49,11 +53,14 @@ BEARER = {"authorization": f"Bearer {SECRET}"}
         (PUBLIC, "/v2/tasks", {"host": "10.0.0.7:3000"}, None),
         (BEHIND, "/v2/tasks", {"host": "css.example.com", **BEARER}, None),
         (BEHIND, "/v2/tasks", {"host": "other.example.com", **BEARER}, 403),
+        (BEHIND, "/healthz", {"host": "10.0.0.7:3000"}, None),
+        (BEHIND, "/readyz", {"host": "10.0.0.7:3000"}, 403),
+        (BEHIND, "/healthz", {"host": "10.0.0.7:3000", "origin": "http://evil.example"}, 403),
         (BEHIND, "/v2/watch", {"host": "css.example.com", "origin": "https://ui.example.com", **BEARER}, None),
     ],
 )
 def test_access(config: Config, path: str, headers: dict[str, str], status: int | None) -> None:
-    """Host and Origin are checked on every request, then the token; only /healthz needs none."""
+    """Origin is checked on every request, Host and token on all but /healthz: its probes ask by address."""
     answer = Access.of(config).check(Request("GET", path, "", headers, b"", ""))
     assert (answer and answer.status) == status
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio_websocket import WebSocketConnection
 
-from css.server.http import Answer, Limits, Request, Response, Send, Stream, WebSocket
+from css.server.http import Answer, Limits, Pieces, Request, Response, Send, Stream, WebSocket
 from css.server.listener import listen, serve
 
-QUICK = Limits(connections=50, head=4096, url=1024, body=2048, head_time=0.3, idle_time=0.6, send_time=0.3)
+QUICK = Limits(
+    connections=50, head=4096, url=1024, body=2048, head_time=0.3, body_time=0.5, idle_time=0.6, send_time=0.3
+)
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -32,6 +34,7 @@ class Place:
         self.port, self.drain, self.ended = port, drain, ended
         self.gone = trio.Event()
         self.release = trio.Event()
+        self.made = 0
 
     async def handle(self, request: Request) -> Answer:
         match request.path:
@@ -39,6 +42,10 @@ class Place:
                 return Response(200, f"{request.method} {request.query}".encode() + request.body, "text/plain")
             case "/pieces":
                 return Response(200, [b"x" * 1000] * 2000)
+            case "/made":
+                return Response(200, Pieces(2_000_000, self.make))
+            case "/large":
+                return Response(200, [b"x" * 100_000] * 200)
             case "/defect":
                 raise RuntimeError("a defect")
             case "/slow":
@@ -51,6 +58,11 @@ class Place:
             case "/ws":
                 return WebSocket(self.converse)
         return Response(404)
+
+    def make(self) -> Iterator[bytes]:
+        for _ in range(2000):
+            self.made += 1
+            yield b"x" * 1000
 
     async def produce(self, send: Send) -> None:
         try:
@@ -128,12 +140,14 @@ async def test_requests_on_one_connection_are_answered_in_order() -> None:
         assert b"200 OK" in await answers(stream, lambda data: b"GET " in data)
 
 
-async def test_head_has_the_length_and_no_body() -> None:
-    """HEAD answers as GET without the body."""
+@pytest.mark.parametrize("path", [b"/pieces", b"/made"])
+async def test_head_has_the_length_and_no_body(path: bytes) -> None:
+    """HEAD answers as GET without the body, which is not even made."""
     async with serving() as place:
-        answer = await exchange(place, b"HEAD /pieces HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await exchange(place, b"HEAD " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b"Content-Length: 2000000\r\n" in answer
         assert answer.endswith(b"\r\n\r\n")
+        assert place.made == 0
 
 
 async def test_bodies_arrive_by_length_and_in_chunks() -> None:
@@ -150,10 +164,12 @@ async def test_bodies_arrive_by_length_and_in_chunks() -> None:
             assert b"POST hello" in await answers(stream, lambda data: b"hello" in data)
 
 
-async def test_a_large_answer_in_pieces_is_whole() -> None:
+@pytest.mark.parametrize("path", [b"/pieces", b"/made"])
+async def test_a_large_answer_in_pieces_is_whole(path: bytes) -> None:
     """Pieces go out as one body of the length that was said."""
     async with serving(Limits()) as place:
-        answer = await exchange(place, b"GET /pieces HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await exchange(place, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"Content-Length: 2000000\r\n" in answer
         assert answer.partition(b"\r\n\r\n")[2] == b"x" * 2_000_000
 
 

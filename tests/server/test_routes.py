@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -142,3 +143,26 @@ async def test_nothing_is_not_said_before_it_is_known() -> None:
         assert (answer.status, dict(answer.headers)["Retry-After"]) == (503, "2"), path
     for path in ("/healthz", "/version", "/metrics", "/v2/drift", "/"):
         assert (await served.ask(path)).status == 200
+
+
+@pytest.mark.parametrize("target", ["/v1/tasks", "/v2/tasks", "/v1/tasks?cluster=default", "/v2/tasks?cluster=default"])
+async def test_lists_that_slow_clients_take_cost_no_copy_each(target: str) -> None:
+    """While a client takes it, a list is references to what is held anyway, and the state that was asked for."""
+    served = Served()
+    for number in range(300):
+        served.tell_task(number, padding="x" * 3000)
+    before = whole(await served.ask(target))
+    tracemalloc.start()
+    try:
+        taking = [await served.ask(target) for _ in range(20)]
+        assert tracemalloc.get_traced_memory()[0] < len(before)
+    finally:
+        tracemalloc.stop()
+    for number in range(0, 400, 2):
+        served.tell_task(number, version=2, lastStatus="STOPPED")
+    assert {_items(whole(answer)) for answer in taking} == {_items(before)}
+    assert _items(whole(await served.ask(target))) != _items(before)
+
+
+def _items(body: bytes) -> str:
+    return json.dumps(json.loads(body)["items"])

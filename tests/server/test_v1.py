@@ -219,7 +219,8 @@ async def test_head_answers_as_get() -> None:
     """The same answer; that only its head is sent is the connection's work."""
     served = Served()
     served.tell_task(1)
-    assert await served.ask("/v1/tasks", "HEAD") == await served.ask("/v1/tasks")
+    head, get = await served.ask("/v1/tasks", "HEAD"), await served.ask("/v1/tasks")
+    assert (head.status, head.headers, whole(head)) == (get.status, get.headers, whole(get))
     answer = await served.answer("/v1/stream/tasks", "HEAD")
     assert (answer.status, answer.content_type) == (200, v1.LINES)
     assert (await served.ask("/v1/stream/tasks?entityVersion=x", "HEAD")).status == 400
@@ -252,6 +253,13 @@ async def test_a_stream_starts_from_a_version_inclusive() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert _seen(follower.lines)[2:] == [("5", "PENDING")]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("version", ["x", "-1", "0" * 5000, "9" * 5000, "9" * 19, "%C2%B2"])
+async def test_a_version_that_is_no_number_of_ours_is_refused(version: str) -> None:
+    """However long the text is: 400, never a defect."""
+    answer = await Served().ask(f"/v1/stream/tasks?entityVersion={version}")
+    assert (answer.status, whole(answer)) == (400, b"Invalid entity version\n")
 
 
 @pytest.mark.parametrize("target", ["/v1/stream/tasks", "/v1/stream/tasks?entityVersion=&colour=red"])

@@ -274,6 +274,7 @@ async def test_a_stopping_server_says_going_away() -> None:
         ("since=-1", "since"),
         ("since=x", "since"),
         ("since=" + "0" * 5000, "since"),
+        ("since=" + "9" * 19, "since"),
         ("interval=1001", "interval"),
         ("heartbeat=10", "heartbeat"),
         ("snapshot=maybe", "snapshot"),

@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 
+SIGNED_BY = "signed by"
+"""Among the parameters: the access key of the request's signature."""
+
 Answer = tuple[int, dict[str, Any]]
 Script = Callable[[str, dict[str, Any]], Answer | None]
 """Given the operation and its parameters: status and body, or None for the answer of a queue that never ends."""
@@ -57,6 +60,7 @@ def scripted() -> Iterator[ScriptedSqs]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body[SIGNED_BY] = self.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
             status, answer = place.answer(self.headers["X-Amz-Target"].rpartition(".")[2], body)
             raw = json.dumps(answer).encode()
             self.send_response(status)

@@ -14,7 +14,7 @@ import trio.lowlevel
 from css.errors import ConfigError
 from css.source.sqs import IN_FLIGHT
 from tests.source.reading import reading, until
-from tests.source.scripted_sqs import Answer, ScriptedSqs, error, scripted
+from tests.source.scripted_sqs import SIGNED_BY, Answer, ScriptedSqs, error, scripted
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +51,12 @@ async def test_deletes_go_in_tens(sqs: ScriptedSqs) -> None:
 
 async def test_settled_messages_gather_for_a_moment(sqs: ScriptedSqs) -> None:
     """Messages settled one after the other within some milliseconds still share a request."""
+    sqs.script = lambda *asked: empty(*asked) if sqs.parameters("ReceiveMessage")[1:] else None
     async with reading(sqs.url, "q", receivers=1) as at_work:
-        await at_work.until(5)
+        await at_work.until(10)
         for message in at_work.messages[:5]:
             message.settled()
-            await trio.sleep(0.002)
+            await trio.lowlevel.checkpoint()
         await until(lambda: at_work.acknowledged == 5)
         assert [len(each["Entries"]) for each in sqs.parameters("DeleteMessageBatch")] == [5]
 
@@ -130,22 +131,6 @@ async def test_a_wrong_queue_name_is_a_wrong_setting(sqs: ScriptedSqs) -> None:
     assert "found 'q'" in str(leaf(raised.value))
 
 
-async def test_one_failure_among_receivers_is_no_outage(sqs: ScriptedSqs) -> None:
-    """While another receiver works, a single failed poll is counted but the queue stays ready."""
-    async with reading(sqs.url, "q", receivers=2) as at_work:
-        at_work.settles = True
-        await at_work.until(20)
-        told = iter([error(500, "InternalError")])
-        sqs.script = lambda operation, _parameters: next(told, None) if operation == "ReceiveMessage" else None
-        failures = at_work.metrics.source_errors.labels("ReceiveMessage")._value
-        with trio.fail_after(5):
-            while not failures.get():
-                assert at_work.status.ready
-                await trio.lowlevel.checkpoint()
-        assert at_work.status.ready
-        sqs.script = empty
-
-
 async def test_throttling_is_waited_for(sqs: ScriptedSqs) -> None:
     """Throttled polls are repeated with backoff, not in a storm; the first that succeeds ends the outage."""
     sqs.script = lambda operation, _parameters: (
@@ -209,15 +194,29 @@ async def test_credentials_may_come_later(sqs: ScriptedSqs, monkeypatch: pytest.
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     async with reading(sqs.url, "q") as at_work:
         await until(lambda: "no AWS credentials: set a profile" in at_work.missing)
-        file.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+        write(file, "LATE")
         await at_work.until(1)
         await until(lambda: at_work.status.ready)
 
 
-async def test_renewed_credentials_are_read_again(sqs: ScriptedSqs) -> None:
+async def test_renewed_credentials_are_read_again(
+    sqs: ScriptedSqs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """After `ExpiredToken` the credentials are looked for anew, not only once at the start."""
-    sqs.script = lambda _operation, _parameters: error(403, "ExpiredToken")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    sqs.script = lambda _operation, asked: error(403, "ExpiredToken") if asked[SIGNED_BY] == "OLD" else None
+    write(file, "OLD")
     async with reading(sqs.url, "q") as at_work:
         await until(lambda: "the credentials have expired" in at_work.missing)
-        sqs.script = lambda _operation, _parameters: None
+        write(file, "NEW")
         await at_work.until(1)
+        assert sqs.parameters("ReceiveMessage")[-1][SIGNED_BY] == "NEW"
+
+
+def write(credentials: Path, key: str) -> None:
+    """At once: a daemon that reads meanwhile sees the old ones or the new."""
+    draft = credentials.with_suffix(".draft")
+    draft.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n")
+    draft.rename(credentials)
