@@ -7,7 +7,7 @@ are encoded piece by piece as they are sent. Source of the messages: css/wire.py
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec

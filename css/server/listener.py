@@ -119,8 +119,8 @@ class _Server:
             self._gauge()
             if not self._draining:  # accepted just before
                 await connection.run()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client went away
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, ConnectionClosed):
+            pass  # the client went away, or takes nothing any more
         # By `except*` also what comes in one group with the cancellation of a shutdown.
         except* Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
             _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
@@ -133,10 +133,3 @@ class _Server:
     def _gauge(self) -> None:
         if self._metrics is not None:
             self._metrics.connections.set(len(self.open))
-
-
-def _is_departure(error: BaseException) -> bool:
-    """Whether the client went away or took nothing any more, however many tasks noticed it."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_departure, error.exceptions))
-    return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | trio.TooSlowError | ConnectionClosed)

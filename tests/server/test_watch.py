@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +17,6 @@ from css.drift import DriftLedger
 from css.follow import LOG_CAPACITY, Live
 from css.metrics import Metrics
 from css.model import Batch, Head, Key, Record
-from css.server.follower import Shared, parse
 from css.server.http import Request, Response
 from css.server.listener import listen, serve
 from css.server.routes import Context, routes
@@ -295,36 +293,3 @@ async def test_wrong_parameters_are_named(query: str, parameter: str) -> None:
                 answer = b"".join([piece async for piece in stream])
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["parameter"] == parameter
-
-
-async def test_a_store_listed_again_at_the_same_revisions_tells_the_new_data() -> None:
-    """What was encoded for the old log is not told of the new one, though position and head are the same."""
-    live = Live()
-    shared = Shared(live)
-    interest = parse({"kinds": "tasks"}, {"tasks": "task"}).interest
-    live.load(Head("first", 1), [record(0, 1)])
-    live.apply(Batch(2, (record(1, 2),)))
-    (old,) = shared.changes(interest, 1)
-    live.load(Head("second", 1), [])
-    live.apply(Batch(2, (record(7, 2),)))
-    (new,) = shared.changes(interest, 1)
-    assert b"/prod/1" in old
-    assert b"/prod/7" in new
-    assert b"/prod/1" not in new
-
-
-async def test_long_catchings_up_are_not_kept() -> None:
-    """Many who resume from different places cost no more memory than the log itself."""
-    live = Live()
-    shared = Shared(live)
-    live.load(Head("e", 0), [])
-    for revision in range(1, 5001):
-        live.apply(Batch(revision, (record(revision % 50, revision, padding=1500),)))
-    tracemalloc.start()
-    for after in range(60):
-        for kind in ("running", "stopped,running"):
-            interest = parse({"kinds": "tasks", "status": kind}, {"tasks": "task"}).interest
-            assert sum(1 for _ in shared.changes(interest, after)) > 20
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert size < 10_000_000
