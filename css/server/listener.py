@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import structlog
 import trio
+from trio_websocket import ConnectionClosed
 
 from css.errors import ConfigError
 from css.metrics import Metrics
@@ -118,8 +119,8 @@ class _Server:
             self._gauge()
             if not self._draining:  # accepted just before
                 await connection.run()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client went away
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, ConnectionClosed):
+            pass  # the client went away, or takes nothing any more
         # By `except*` also what comes in one group with the cancellation of a shutdown.
         except* Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
             _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
