@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -32,8 +33,7 @@ class Connection:
     """Runs until the client leaves, a deadline passes, an answer says so, or it is drained."""
 
     def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
-        name = stream.socket.getpeername()
-        self.peer = str(name[0]) if isinstance(name, tuple) else ""
+        self.peer = _address(stream)
         self._stream = stream
         self._handler = handler
         self._limits = limits
@@ -43,14 +43,16 @@ class Connection:
         self._waiting = True
         self._began = 0.0
         self._bad: BadRequest | None = None
+        self._torn = False
+        """The last chunk of a stream is not out whole."""
 
     def __repr__(self) -> str:
         return f"<Connection of {self.peer} {'waiting' if self._waiting else 'answering'}>"
 
     def drain(self) -> None:
-        """Finish what is being answered, then close; end streams and websockets."""
+        """Finish what has begun, then close; end streams and websockets."""
         self._stop.set()
-        if self._waiting:
+        if self._waiting and not self._parser.begun:
             self._scope.cancel()
 
     async def run(self) -> None:
@@ -60,11 +62,12 @@ class Connection:
                 while await self._next():
                     pass
             except BadRequest as bad:
-                self._scope.deadline = trio.current_time() + self._limits.send_time
                 await self._refuse(bad)
+            await linger(self._stream)
         if self._scope.cancelled_caught and self._waiting and self._parser.begun:
             with trio.move_on_after(1.0):
                 await self._refuse(BadRequest(408, "the request did not come in time"))
+                await linger(self._stream)
 
     async def _next(self) -> bool:
         """Answer one request; False when it was the last."""
@@ -79,7 +82,8 @@ class Connection:
         self._waiting = False
         self._scope.deadline = _NEVER
         answer = await self._ask(request)
-        upgraded = None if requests else self._parser.upgraded  # only the last one can be an upgrade
+        # Only the last one can be an upgrade, and HTTP/1.0 has none.
+        upgraded = self._parser.upgraded if arrived.chunks and not requests else None
         keep = arrived.keep and upgraded is None and not self._stop.is_set()
         if isinstance(answer, Response):
             await self._send(answer, request.method == "HEAD", keep)
@@ -102,6 +106,8 @@ class Connection:
             self._scope.deadline = self._began + (limits.head_time if parser.in_head else limits.body_time)
         else:
             self._scope.deadline = trio.current_time() + limits.idle_time
+        if parser.expects_continue():
+            await self._stream.send_all(_CONTINUE)
         data = await self._stream.receive_some(_READ)
         if not data:
             return False
@@ -111,8 +117,6 @@ class Connection:
             self._bad = bad  # what came before it is answered first
         if parser.requests or not begun:
             self._began = trio.current_time()
-        if parser.expects_continue():
-            await self._stream.send_all(_CONTINUE)
         return True
 
     async def _ask(self, request: Request) -> Response | Stream | WebSocket:
@@ -151,12 +155,12 @@ class Connection:
         if head_only:
             return
         self._scope.deadline = _NEVER
-        whole = True  # also when a drain ends it
+        whole = True  # also when a drain ends it between two chunks
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._await_end, nursery.cancel_scope)
             whole = await self._produce(answer, self._send_chunk if chunks else self._send_in_time)
             nursery.cancel_scope.cancel()
-        if chunks and whole:
+        if chunks and whole and not self._torn:
             await self._send_piece(b"0\r\n\r\n")
 
     async def _produce(self, answer: Stream, send: Send) -> bool:
@@ -175,8 +179,10 @@ class Connection:
             await self._send_in_time(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 
     async def _send_in_time(self, piece: bytes) -> None:
+        self._torn = True
         with trio.fail_after(self._limits.send_time):
             await self._stream.send_all(piece)
+        self._torn = False
 
     async def _await_end(self, produce: trio.CancelScope) -> None:
         """End a stream when its client leaves (or says more, which a stream has no answer for), or at a drain."""
@@ -191,14 +197,25 @@ class Connection:
             produce.cancel()
 
     async def _refuse(self, bad: BadRequest) -> None:
-        """Say what is wrong, then let the client read it: closing with unread input would reset the connection."""
-        answer = failure(bad.status, HTTPStatus(bad.status).phrase.lower().replace(" ", "_"), bad.why)
-        await self._send(answer, head_only=False, keep=False)
-        with trio.move_on_after(0.5):
-            await self._stream.send_eof()
-            for _ in range(64):
-                if not await self._stream.receive_some(_READ):
-                    return
+        name = HTTPStatus(bad.status).phrase.lower().replace(" ", "_")
+        await self._send(failure(bad.status, name, bad.why, headers=bad.headers), head_only=False, keep=False)
+
+
+async def linger(stream: trio.SocketStream) -> None:
+    """Let the client read what was sent last: closing while it still sends would reset the connection."""
+    with trio.move_on_after(0.5), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await stream.send_eof()
+        for _ in range(64):
+            if not await stream.receive_some(_READ):
+                return
+
+
+def _address(stream: trio.SocketStream) -> str:
+    try:
+        name = stream.socket.getpeername()
+    except OSError:  # it has gone already
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def blocks(first: bytes, pieces: Iterable[bytes]) -> Iterable[bytes]:

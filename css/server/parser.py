@@ -25,10 +25,11 @@ _ONCE = frozenset({"host", "content-length", "transfer-encoding", "authorization
 class BadRequest(Exception):
     """What arrived is no request that we serve; `status` and `why` are the answer."""
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(why)
         self.status = status
         self.why = why
+        self.headers = headers
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -126,6 +127,10 @@ class RequestParser:
             raise BadRequest(400, "no Host header")
         if "transfer-encoding" in headers and "content-length" in headers:
             raise BadRequest(400, "both Content-Length and Transfer-Encoding")
+        if "transfer-encoding" in headers and self._version == "1.0":
+            raise BadRequest(400, "HTTP/1.0 knows no Transfer-Encoding")
+        if int(headers.get("content-length", 0)) > self._limits.body:
+            raise BadRequest(413, f"a body of more than {self._limits.body} bytes")
         if "upgrade" in headers and not all(value.isascii() for value in headers.values()):
             raise BadRequest(400, "an upgrade with a header that is not ASCII")
         self._expect = headers.get("expect", "").lower() == "100-continue"

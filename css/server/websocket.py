@@ -1,22 +1,29 @@
 """The websocket side of a connection: the handshake, the conversation, the close. Guarded by its caller.
 
-trio-websocket's reader task may raise for what a hostile client does; css/server/listener.py has the connection's guard
-around the nursery that runs it, so that one malformed client never ends more than itself.
+trio-websocket's reader task may raise for what a hostile client does, and waits for ever for a handshake that it cannot
+read. So a handshake is judged here and told to it in our words, and the nursery that runs the reader belongs to one
+connection: a malformed client never ends more than itself.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+
 import structlog
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import ProtocolError
 
 from css.server.frames import FrameGate
 from css.server.http import Limits, Request, WebSocket
+from css.server.parser import BadRequest
 
 _log = structlog.get_logger()
 
 _GOING_AWAY = 1001
 _CLOSE_TIME = 1.0
+_VERSION = "13"
 
 
 class Gated(trio.abc.Stream):
@@ -30,6 +37,8 @@ class Gated(trio.abc.Stream):
         self._rest = rest
         self._stream = stream
         self._gate = FrameGate(limits, trio.current_time())
+        self.accepted = trio.Event()
+        """Until then nothing but the handshake is told: frames that came with it would lie unread until the next."""
         self.violated = trio.Event()
         self.violation = 0
 
@@ -38,6 +47,7 @@ class Gated(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             first, self._handshake = self._handshake, b""
             return first
+        await self.accepted.wait()
         data, self._rest = self._rest, b""
         data = data or bytes(await self._stream.receive_some(max_bytes))
         self.violation = self._gate.feed(data, trio.current_time())
@@ -57,28 +67,52 @@ class Gated(trio.abc.Stream):
         await self._stream.aclose()
 
 
-def handshake(request: Request) -> bytes:
-    """The head again, of the headers that a handshake has: every one of them ASCII (the parser has seen to it)."""
-    wanted = ("host", "upgrade", "connection")
-    target = f"{request.path}?{request.query}" if request.query else request.path
-    lines = [f"{request.method} {target} HTTP/1.1"]
-    lines += [f"{n}: {v}" for n, v in request.headers.items() if n in wanted or n.startswith("sec-websocket-")]
+def check(request: Request) -> None:
+    """Raises `BadRequest` for what is no handshake (RFC 6455, section 4.2.1) that the parser let pass."""
+    headers = request.headers
+    if request.method != "GET" or headers.get("upgrade", "").lower() != "websocket":
+        raise BadRequest(400, "a websocket is asked for with GET and Upgrade: websocket")
+    if headers.get("sec-websocket-version") != _VERSION:
+        raise BadRequest(426, f"websocket version {_VERSION} is spoken here", (("Sec-WebSocket-Version", _VERSION),))
+    try:
+        key = base64.b64decode(headers.get("sec-websocket-key", ""), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 16:
+        raise BadRequest(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+
+
+def handshake(key: str, subprotocol: str | None) -> bytes:
+    """What trio-websocket must know of a handshake that is in order; the client's other headers are none of its."""
+    lines = ["GET / HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += [f"Sec-WebSocket-Version: {_VERSION}", f"Sec-WebSocket-Key: {key}"]
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 async def converse(
     stream: trio.SocketStream, rest: bytes, request: Request, answer: WebSocket, limits: Limits, stop: trio.Event
 ) -> None:
-    """Run the websocket to its end: the conversation's, the client's, or `stop` (closed with 1001)."""
-    async with trio.open_nursery() as nursery:
-        wrapped = Gated(handshake(request), rest, stream, limits)
-        with trio.fail_after(limits.head_time):
-            asked = await wrap_server_stream(nursery, wrapped, max_message_size=limits.message)
-            socket = await asked.accept(subprotocol=answer.subprotocol)
-        code = await _until_over(socket, answer, wrapped, stop)
-        with trio.move_on_after(_CLOSE_TIME):
-            await socket.aclose(code)
-        nursery.cancel_scope.cancel()
+    """Run the websocket to its end: the conversation's, the client's, or `stop` (closed with 1001).
+
+    Raises `BadRequest` before anything was sent.
+    """
+    check(request)
+    greeting = handshake(request.headers["sec-websocket-key"], answer.subprotocol)
+    wrapped = Gated(greeting, rest, stream, limits)
+    try:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(limits.send_time):
+                asked = await wrap_server_stream(nursery, wrapped, max_message_size=limits.message)
+                socket = await asked.accept(subprotocol=answer.subprotocol)
+            wrapped.accepted.set()
+            code = await _until_over(socket, answer, wrapped, stop)
+            with trio.move_on_after(_CLOSE_TIME):
+                await socket.aclose(code)
+            nursery.cancel_scope.cancel()
+    except* (ConnectionClosed, ProtocolError, trio.TooSlowError):
+        pass  # the client left, spoke out of turn or took nothing
 
 
 async def _until_over(socket: WebSocketConnection, answer: WebSocket, wrapped: Gated, stop: trio.Event) -> int:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
+import structlog
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -308,13 +309,36 @@ async def test_probes(name: str) -> None:
 
 @pytest.mark.parametrize("sent", [UPGRADE[:60], UPGRADE, GET.replace(b"/echo", b"/flood"), GET * 50])
 async def test_a_reset_ends_one_connection(sent: bytes) -> None:
-    """A client that resets, also in the middle of a handshake, ends itself alone."""
+    """A client that resets, also in the middle of a handshake, ends itself alone, without a line in the log."""
     async with serving() as place:
         raw = socket.create_connection(("127.0.0.1", place.port))
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.sendall(sent)
         raw.close()
-        assert await is_served(place)
+        with structlog.testing.capture_logs() as lines:
+            assert await is_served(place)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert [line for line in lines if line["log_level"] != "debug"] == []
+
+
+@pytest.mark.parametrize("path", [b"/stream", b"/flood", b"/ws", b"/stream and more"])
+async def test_a_departure_is_no_error(path: bytes) -> None:
+    """A client that resets its stream or websocket, or says more before it does, leaves nothing in the log."""
+    with structlog.testing.capture_logs() as lines:
+        async with serving() as place:
+            stream = await trio.open_tcp_stream("127.0.0.1", place.port)
+            sent = UPGRADE if path == b"/ws" else GET.replace(b"/echo", path.split()[0])
+            await stream.send_all(sent)
+            await stream.receive_some(50)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if b"more" in path:
+                await stream.send_all(b"more")
+            await trio.aclose_forcefully(stream)
+            with trio.fail_after(5):
+                await place.gone.wait()
+            assert await is_served(place)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+    assert [line for line in lines if line["log_level"] != "debug"] == []
 
 
 def test_garbage_never_ends_the_server() -> None:
