@@ -37,6 +37,12 @@ _ROWS_PER_PIECE = 160
 _BEHIND = b"]}\n"
 _CANDIDATES = 5
 
+_CODES = {
+    **dict.fromkeys(query.PARAMETERS, "invalid_filter"),
+    **dict.fromkeys(("kinds", "since", "snapshot", "interval", "heartbeat"), "invalid_parameter"),
+}
+"""What a parameter that is there, and wrong, is called; any other is unknown."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -105,7 +111,7 @@ def parameters(text: str) -> dict[str, str]:
 def invalid(error: InvalidFilter) -> Response:
     return failure(
         400,
-        "invalid_filter" if error.parameter in query.PARAMETERS else "unknown_parameter",
+        _CODES.get(error.parameter, "unknown_parameter"),
         error.message,
         parameter=error.parameter[:200],
         position=error.position,
