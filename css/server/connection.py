@@ -27,6 +27,7 @@ _READ = 16 * 1024
 _BLOCK = 512 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NEVER = float("inf")
+_SHORT = 16 * 1024
 
 
 class Connection:
@@ -80,7 +81,6 @@ class Connection:
         arrived = requests.popleft()
         request = arrived.request
         self._waiting = False
-        self._scope.deadline = _NEVER
         answer = await self._ask(request)
         # Only the last one can be an upgrade, and HTTP/1.0 has none.
         upgraded = self._parser.upgraded if arrived.chunks and not requests else None
@@ -93,6 +93,7 @@ class Connection:
         elif upgraded is None:
             raise BadRequest(426, "this is a websocket: ask with Upgrade: websocket")
         else:
+            self._scope.deadline = _NEVER
             await websocket.converse(self._stream, upgraded, request, answer, self._limits, self._stop)
             return False
         self._waiting = True
@@ -105,6 +106,7 @@ class Connection:
             # Counted from its first byte: a client that sends one now and then would wait for ever otherwise.
             self._scope.deadline = self._began + (limits.head_time if parser.in_head else limits.body_time)
         else:
+            # It holds for a short answer too: only what has no end, or is long, has another.
             self._scope.deadline = trio.current_time() + limits.idle_time
         if parser.expects_continue():
             await self._stream.send_all(_CONTINUE)
@@ -117,6 +119,8 @@ class Connection:
             self._bad = bad  # what came before it is answered first
         if parser.requests or not begun:
             self._began = trio.current_time()
+            if begun:  # came in several pieces: the answer has its own time
+                self._scope.deadline = self._began + limits.idle_time
         return True
 
     async def _ask(self, request: Request) -> Response | Stream | WebSocket:
@@ -146,7 +150,8 @@ class Connection:
                 await self._send_piece(block)
 
     async def _send_piece(self, piece: bytes) -> None:
-        self._scope.deadline = trio.current_time() + self._limits.send_time
+        if len(piece) > _SHORT:
+            self._scope.deadline = trio.current_time() + self._limits.send_time
         await self._stream.send_all(piece)
 
     async def _send_stream(self, answer: Stream, head_only: bool, chunks: bool) -> None:

@@ -79,6 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
     body_time: float = 30.0
     """From the same byte to the end of the request."""
     idle_time: float = 75.0
+    """Between two requests; also for the making of an answer, and the sending of a short one."""
     send_time: float = 10.0
     """For each block of an answer (half a megabyte): a client that takes nothing for so long is gone."""
     message: int = 4096
