@@ -18,6 +18,8 @@ class ClusterDrift(msgspec.Struct, rename="camel"):
     gone: int = 0
     """Objects the store had and the ECS API has no more."""
     error: str = ""
+    ahead: int = 0
+    """Objects whose version here has been higher than the ECS API's since the pass before: no event can be newer."""
 
 
 class DriftReport(msgspec.Struct, rename="camel"):
@@ -28,7 +30,7 @@ class DriftReport(msgspec.Struct, rename="camel"):
     calls: int
     complete: bool
     bootstrap: bool
-    """The first pass into an empty store: what it found missing was never an event's fault."""
+    """Of the passes up to the first complete one: what they found may have happened while nobody listened."""
     clusters: dict[str, ClusterDrift]
 
     @property

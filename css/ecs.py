@@ -31,6 +31,8 @@ PAGE = 100
 # Calls at once: enough to keep the bucket busy at 50 ms a call.
 _PARALLEL = 8
 
+_CLUSTER_GONE = "ClusterNotFoundException"
+
 # Tries of one call: throttled, with the backoff about a minute in all; failing, a few seconds, and then it is told of.
 _TRIES = 8
 _TRIES_FAILING = 3
@@ -51,18 +53,18 @@ class Operation(msgspec.Struct, frozen=True):
 
 OPERATIONS: Mapping[Kind, Operation] = {
     "task": Operation(
-        "list_tasks",
+        "ListTasks",
         ({"desiredStatus": "RUNNING"}, {"desiredStatus": "STOPPED"}),
-        "describe_tasks",
+        "DescribeTasks",
         "tasks",
         "taskArn",
         "taskArns",
         envelope.TASK_CHANGE,
     ),
     "instance": Operation(
-        "list_container_instances",
+        "ListContainerInstances",
         ({},),  # without a status: all but INACTIVE, which ECS no longer holds
-        "describe_container_instances",
+        "DescribeContainerInstances",
         "containerInstances",
         "containerInstanceArn",
         "containerInstanceArns",
@@ -106,54 +108,77 @@ class EcsApi:
     """Reads of one account and region."""
 
     def __init__(self, aws_settings: Aws, settings: Settings, policy: Policy, metrics: Metrics) -> None:
-        self._client = aws.client(aws_settings, "ecs", pool=_PARALLEL, read_timeout=30)
-        self._client.meta.events.register("before-parse.ecs", _take_body)
+        self.region = ""
+        self._connection = aws.Connection(partial(self._connect, aws_settings))
         self._threads = trio.CapacityLimiter(_PARALLEL)
         self._bucket = TokenBucket(settings.rate, settings.burst)
         self._policy = policy
         self._metrics = metrics
-        self.region = str(self._client.meta.region_name)
         self.calls = 0
         """Made so far."""
 
     def __repr__(self) -> str:
         return f"<EcsApi {self.region} {self.calls} calls {self._bucket!r}>"
 
+    def _connect(self, aws_settings: Aws) -> Any:
+        # One attempt: botocore's own second ones would not be counted by the bucket.
+        client = aws.client(aws_settings, "ecs", pool=_PARALLEL, read_timeout=30, attempts=1)
+        client.meta.events.register("before-parse.ecs", _take_body)
+        self.region = str(client.meta.region_name)
+        return client
+
     async def clusters(self) -> list[str]:
         """The ARNs of all clusters. Raises `Unavailable`."""
-        return [text for text in await self._pages("list_clusters", "clusterArns", {}) if _is_cluster(text)]
+        return [text for text in await self._pages("ListClusters", "clusterArns", {}) if _is_cluster(text)]
 
     async def arns(self, kind: Kind, cluster: str) -> list[str]:
-        """The ARNs of a cluster's objects of a kind, each once. Raises `Unavailable`: then nothing is complete."""
+        """The ARNs of a cluster's objects of a kind, each once. Raises `Unavailable`: then nothing is complete.
+
+        A cluster that was deleted a moment ago has none.
+        """
         operation = OPERATIONS[kind]
         found: dict[str, None] = {}
         for variant in operation.variants:
-            arns = await self._pages(operation.list, operation.arns_member, {"cluster": cluster, **variant})
+            try:
+                arns = await self._pages(operation.list, operation.arns_member, {"cluster": cluster, **variant})
+            except Unavailable as error:
+                if _no_cluster(error):
+                    return []
+                raise
             found.update(dict.fromkeys(arns))
         return [*found]
 
     async def describe(self, kind: Kind, cluster: str, arns: Sequence[str]) -> Described:
-        """At most `PAGE` objects of a cluster (its ARN), as puts of the events' shape. Raises `Unavailable`."""
+        """At most `PAGE` objects of a cluster (its ARN), as puts of the events' shape. Raises `Unavailable`.
+
+        All are unsure when the cluster was deleted a moment ago: the next list of clusters will say so.
+        """
         operation = OPERATIONS[kind]
-        body = await self._call(
-            operation.describe, {"cluster": cluster, operation.member: [*arns], "include": ["TAGS"]}
-        )
+        request = {"cluster": cluster, operation.member: [*arns], "include": ["TAGS"]}
+        try:
+            body = await self._call(operation.describe, request)
+        except Unavailable as error:
+            if _no_cluster(error):
+                return Described((), frozenset(arns))
+            raise
         make = partial(described, body, kind, cluster, rfc3339(time.time()) or "", self._policy)
         return await trio.to_thread.run_sync(make, limiter=self._threads)
 
     async def _pages(self, operation: str, member: str, request: Mapping[str, Any]) -> list[str]:
         found: list[str] = []
-        token: str | None = None
+        token: Any = None
         while True:
             page = {"maxResults": PAGE, **request, **({"nextToken": token} if token else {})}
             answer = _decode(await self._call(operation, page))
             found += [text for text in _listed(answer, member) if isinstance(text, str)]
-            token = answer.get("nextToken")
+            before, token = token, answer.get("nextToken")
             if not token:
                 return found
+            if token == before:
+                raise Unavailable("ecs", f"{operation} leads from a page to the same page")
 
     async def _call(self, operation: str, request: Mapping[str, Any]) -> bytes:
-        call = partial(getattr(self._client, operation), **request)
+        call = partial(self._connection.call, operation, dict(request))
         backoff = Backoff(first=0.5)
         for attempt in range(1, _TRIES + 1):
             await self._bucket.take()
@@ -180,7 +205,7 @@ def described(body: bytes, kind: Kind, cluster: str, now: str, policy: Policy) -
     for detail in _listed(answer, operation.member):
         try:
             puts.append(_put(detail, kind, cluster, now, policy))
-        except Rejected:
+        except (Rejected, RecursionError):
             unsure.add(str(detail.get(operation.arn_member)) if is_object(detail) else "")
     for failure in _listed(answer, "failures"):
         if is_object(failure) and failure.get("reason") != "MISSING":
@@ -196,7 +221,8 @@ def _put(detail: Any, kind: Kind, cluster: str, now: str, policy: Policy) -> Put
     version = detail.get("version", 0)
     if type(version) is not int or not 0 <= version <= MAX_VERSION:
         raise Rejected("bad version")
-    detail.setdefault("clusterArn", cluster)  # a container instance is described without it
+    if detail.setdefault("clusterArn", cluster) != cluster:  # a container instance is described without it
+        raise Rejected("another cluster")
     as_told_by_events(detail)
     if policy.redact_environment:
         envelope.redact(detail)
@@ -242,6 +268,11 @@ def _as_text(seconds: float) -> str | float | None:
         return rfc3339(seconds)
     except (OverflowError, ValueError, OSError):
         return seconds  # no time of any calendar: kept as it is
+
+
+def _no_cluster(error: Unavailable) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, Exception) and aws.code_of(cause).rpartition("#")[2] == _CLUSTER_GONE
 
 
 def _listed(value: JsonObject, name: str) -> Sequence[Any]:

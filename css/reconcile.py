@@ -1,114 +1,50 @@
-"""Repair of drift against the ECS API: the pure rules of what a listing means, then the actor that lists.
+"""Repair of drift against the ECS API: the actor that lists every cluster, by the rules of `corrections`.
 
-A second source, never a second writer: its corrections go the way of every change. It removes an object only when its
-account, region and cluster were listed completely after the object was last seen, it was absent, and Describe knows it
-no more; the removal applies only to the revision that was seen before the listing began.
+A second source, never a second writer: its corrections go the way of every change, through the same gate.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-import msgspec
 import structlog
 import trio
 
-from css import arn, envelope
+from css import arn
 from css.backoff import Backoff
 from css.config import Reconcile as Settings
+from css.corrections import ahead, corrections, held, newer, removals, vanished
 from css.drift import ClusterDrift, DriftLedger, DriftReport
 from css.ecs import PAGE, EcsApi
-from css.errors import Rejected, Unavailable
+from css.errors import Unavailable
 from css.follow import Live
 from css.metrics import Metrics
-from css.model import Change, Delivery, Gone, Key, Kind, Put, supersedes
+from css.model import Change, Delivery, Key, Kind, Put
 from css.status import Status, rfc3339
-from css.view import Row, View
+from css.view import Row
 
 _log = structlog.get_logger()
 T = TypeVar("T")
 
 KINDS: tuple[Kind, ...] = ("task", "instance")
+WHAT = ("missed", "stale", "gone", "ahead")
 
-# Clusters side by side: each has at most a page of objects in hand, so this bounds the memory of a pass.
+# Clusters side by side, and pages described but not yet handed on: what bounds the memory of a pass.
 _CLUSTERS = 8
+_PAGES = 8
+
+# What changed a moment ago is told by an event that is still under way. So a page's corrections, when they are few,
+# wait until so many seconds after the last page; only what no event has told by then is sent, and counted. Many are no
+# race, and would be too much to keep.
+_GRACE = 5.0
+_FEW = 10
 
 # Stands for all clusters in a report whose list of clusters could not be had.
 _EVERYTHING = "*"
-
-# Members that events have and Describe never gives: what is known of them stays known.
-_EVENT_ONLY: Mapping[Kind, tuple[str, ...]] = {"instance": ("accountType",)}
-
-
-def merged(put: Put, row: Row | None) -> Put:
-    """The described object with what only events say of it; nothing else of the old state survives."""
-    names = _EVENT_ONLY.get(put.key.kind, ())
-    if row is None or not names:
-        return put
-    known = msgspec.json.decode(row.detail)
-    kept = {name: known[name] for name in names if envelope.is_object(known) and name in known}
-    if not kept:
-        return put
-    whole = msgspec.json.decode(put.body)
-    whole["detail"] = kept | whole["detail"]
-    return msgspec.structs.replace(put, body=msgspec.json.encode(whole))
-
-
-def corrections(puts: Iterable[Put], view: View, drift: ClusterDrift) -> list[Change]:
-    """The puts that are news to the view, counted as missed or stale. Lower and equal versions are dropped."""
-    news: list[Change] = []
-    for put in puts:
-        known = view.known(put.key)
-        if not supersedes(put.version, known):
-            continue
-        row = view.row(put.key)
-        if row is None:
-            drift.missed += 1
-        else:
-            drift.stale += 1
-        news.append(merged(put, row))
-    return news
-
-
-def removals(absent: Iterable[Row], unsure: frozenset[str]) -> list[Change]:
-    """The absent rows' removals, each for just the revision that was seen before the listing."""
-    return [Gone(row.key, row.version, row.revision) for row in absent if row.key.id not in unsure]
-
-
-def held(view: View, kind: Kind, cluster: str) -> list[Row]:
-    """The rows of a cluster (its ARN): of its name, account and region, since a store may hold several of each."""
-    owner = arn.parse(cluster, type="cluster")
-    return [row for row in view.indexed(kind, "cluster", owner.id) if _place(row.key) == (owner.account, owner.region)]
-
-
-def vanished(rows: Iterable[Row], clusters: Sequence[str]) -> dict[str, list[Row]]:
-    """Those of the rows whose cluster is not in a complete list of clusters, by cluster name.
-
-    Only in the accounts and regions of the clusters that are listed: an account without any cluster cannot be told from
-    another account whose state shares the store, so nothing is removed on the word of an empty list.
-    """
-    owners = [arn.parse(cluster, type="cluster") for cluster in clusters]
-    places = {(owner.account, owner.region) for owner in owners}
-    listed = {(owner.account, owner.region, owner.id) for owner in owners}
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        place = _place(row.key)
-        if place in places and (*place, row.key.cluster) not in listed:
-            found.setdefault(row.key.cluster, []).append(row)
-    return found
-
-
-def _place(key: Key) -> tuple[str, str]:
-    """Account and region of an object."""
-    try:
-        this = arn.parse(key.id)
-    except Rejected:
-        return "", ""
-    return this.account, this.region
 
 
 class Pass:
@@ -121,13 +57,21 @@ class Pass:
         deliveries: trio.MemorySendChannel[Sequence[Delivery]],
         clusters: Sequence[str],
         status: Status,
+        grace: float = 0.0,
+        suspects: Mapping[Key, int] | None = None,
     ) -> None:
+        """`clusters` are globs of names, none: all. `suspects` is what was `ahead` in the complete pass before."""
         self._api = api
         self._view = live.view
         self._deliveries = deliveries
         self._patterns = clusters
         self._status = status
+        self._grace = grace
+        self._suspects = suspects or {}
+        self._pages = trio.CapacityLimiter(_PAGES)
         self.drift: dict[str, ClusterDrift] = {}
+        self.ahead: dict[Key, int] = {}
+        self._doubtful: list[tuple[Sequence[Put], ClusterDrift]] = []
         self._done = 0
         self._unsettled = 0
         self._settled = trio.Event()
@@ -149,6 +93,7 @@ class Pass:
         async with trio.open_nursery() as nursery:
             for cluster in wanted:
                 nursery.start_soon(self._cluster, cluster, limiter)
+        await self._correct_what_no_event_told()
         await self._remove_vanished(before, everything)
         while self._unsettled:
             await self._settled.wait()
@@ -160,8 +105,9 @@ class Pass:
         again = await self._api.clusters()
         for name, rows in vanished(before, [*everything, *again]).items():
             if self._is_wanted(name):
-                self.drift[name] = ClusterDrift(gone=len(rows))
-                await self._deliver(removals(rows, frozenset()))
+                changes = removals(rows, self._view)
+                self.drift[name] = ClusterDrift(gone=len(changes))
+                await self._deliver(changes)
 
     def _is_wanted(self, name: str) -> bool:
         return not self._patterns or any(fnmatchcase(name, pattern) for pattern in self._patterns)
@@ -184,24 +130,40 @@ class Pass:
         listed = await self._api.arns(kind, cluster)
         drift.seen += len(listed)
         async with trio.open_nursery() as nursery:
-            for page in _pages(listed):
+            for page in _paged(listed):
                 nursery.start_soon(self._page, kind, cluster, page, drift)
         present = {*listed}
-        for rows in _pages([row for row in before if row.key.id not in present]):
+        for rows in _paged([row for row in before if row.key.id not in present]):
             answer = await self._api.describe(kind, cluster, [row.key.id for row in rows])
             found = {put.key for put in answer.puts}
-            changes = removals((row for row in rows if row.key not in found), answer.unsure)
+            changes = removals((row for row in rows if row.key not in found), self._view, answer.unsure)
             drift.gone += len(changes)
             await self._deliver(changes + corrections(answer.puts, self._view, drift))
 
     async def _page(self, kind: Kind, cluster: str, arns: Sequence[str], drift: ClusterDrift) -> None:
-        answer = await self._api.describe(kind, cluster, arns)
-        await self._deliver(corrections(answer.puts, self._view, drift))
+        async with self._pages:
+            answer = await self._api.describe(kind, cluster, arns)
+            self._compare(ahead(answer.puts, self._view), drift)
+            news = newer(answer.puts, self._view)
+            if news and self._grace and len(news) <= _FEW:
+                self._doubtful.append((news, drift))
+            else:
+                await self._deliver(corrections(news, self._view, drift))
+
+    async def _correct_what_no_event_told(self) -> None:
+        if self._doubtful:
+            await trio.sleep(self._grace)
+        for news, drift in self._doubtful:
+            await self._deliver(corrections(news, self._view, drift))
+
+    def _compare(self, rows: Mapping[Key, int], drift: ClusterDrift) -> None:
+        self.ahead.update(rows)
+        drift.ahead += sum(self._suspects.get(key) == revision for key, revision in rows.items())
 
     async def _deliver(self, changes: Sequence[Change]) -> None:
         if changes:
-            self._unsettled += 1
             await self._deliveries.send([Delivery(tuple(changes), self._settle)])
+            self._unsettled += 1  # only now: a sending that a failed neighbour cancelled is never settled
 
     def _settle(self) -> None:
         self._unsettled -= 1
@@ -224,17 +186,20 @@ async def reconcile(
 ) -> None:
     """The actor: a pass at once and then every `interval` (with jitter), until cancelled. Ready after a complete one.
 
-    A pass that was not complete is tried again soon; meanwhile the service is not ready, and says why.
+    A pass that was not complete is tried again soon; until the first complete one the service is not ready, and says
+    why. After it, a failing ECS API makes nothing stale that events tell: it is told of, and the service stays ready.
     """
     backoff = Backoff(first=5.0, most=settings.interval)
-    bootstrap = not any(live.view.count(kind) for kind in KINDS)
+    grace, suspects = min(_GRACE, settings.interval / 10), dict[Key, int]()
+    bootstrap = True
     async with deliveries:
         while True:
-            report = await _one_pass(Pass(api, live, deliveries, settings.clusters, status), api, bootstrap)
+            one = Pass(api, live, deliveries, settings.clusters, status, 0.0 if bootstrap else grace, suspects)
+            report = await _one_pass(one, api, bootstrap)
             ledger.add(report)
             _account_for(report, status, metrics)
             if report.complete:
-                bootstrap = False
+                bootstrap, suspects = False, one.ahead
                 backoff.reset()
                 await trio.sleep(settings.interval * random.uniform(0.9, 1.1))
             else:
@@ -260,7 +225,7 @@ async def _one_pass(one: Pass, api: EcsApi, bootstrap: bool) -> DriftReport:
 def _account_for(report: DriftReport, status: Status, metrics: Metrics) -> None:
     """Tell of a pass: the log, the metrics, readiness."""
     clusters = report.clusters
-    totals = {what: sum(getattr(drift, what) for drift in clusters.values()) for what in ("missed", "stale", "gone")}
+    totals = {what: sum(getattr(drift, what) for drift in clusters.values()) for what in WHAT}
     for what, count in totals.items():
         metrics.drift.labels("bootstrap" if report.bootstrap else "events", what).inc(count)
     metrics.reconciles.labels("complete" if report.complete else "incomplete").inc()
@@ -270,7 +235,11 @@ def _account_for(report: DriftReport, status: Status, metrics: Metrics) -> None:
         status.report("reconcile", True)
     else:
         name, error = next(iter(failed.items()))
-        status.report("reconcile", False, f"{len(failed)} of {len(clusters)} clusters failed: {name}: {error}")
+        ready = status.last_reconcile_at is not None
+        status.report("reconcile", ready, f"{len(failed)} of {len(clusters)} clusters failed: {name}: {error}")
+    if totals["ahead"]:
+        where = [name for name, drift in clusters.items() if drift.ahead]
+        _log.warning("versions above those of the ECS API: no event can be newer", objects=totals["ahead"], where=where)
     say = _log.info if report.complete else _log.warning
     say(
         "reconciled" if report.complete else "reconciled in part",
@@ -283,7 +252,7 @@ def _account_for(report: DriftReport, status: Status, metrics: Metrics) -> None:
     )
 
 
-def _pages(items: Sequence[T]) -> list[Sequence[T]]:
+def _paged(items: Sequence[T]) -> list[Sequence[T]]:
     return [items[start : start + PAGE] for start in range(0, len(items), PAGE)]
 
 

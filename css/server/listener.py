@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 from collections.abc import Sequence
 
 import structlog
@@ -17,7 +18,7 @@ from trio_websocket import ConnectionClosed
 
 from css.errors import ConfigError
 from css.metrics import Metrics
-from css.server.connection import Connection
+from css.server.connection import Connection, linger
 from css.server.http import Handler, Limits
 
 _log = structlog.get_logger()
@@ -30,15 +31,24 @@ _REFUSAL = (
     b"Content-Length: 22\r\n\r\ntoo many connections\r\n"
 )
 
+# A silent stream to a machine that has vanished would hold its descriptor for ever.
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+
 
 async def listen(bind: str) -> list[trio.SocketListener]:
     """Listen on `host:port` (port 0: a free one). Raises `ConfigError` when the address cannot be had."""
     host, _, port = bind.rpartition(":")
     try:
-        return await trio.open_tcp_listeners(int(port), host=host.strip("[]") or None)
+        listeners = await trio.open_tcp_listeners(int(port), host=host.strip("[]") or None)
     except (OSError, ValueError, UnicodeError) as error:
         why = "is in use by another process" if getattr(error, "errno", 0) == errno.EADDRINUSE else str(error)
         raise ConfigError(f"cannot listen on {bind}: {why}; choose another with --bind HOST:PORT") from error
+    for listener in listeners:  # what is accepted has the same options
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, seconds in _KEEPALIVE:
+            if hasattr(socket, name):  # not everywhere
+                listener.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+    return listeners
 
 
 def address(listeners: Sequence[trio.SocketListener]) -> str:
@@ -87,7 +97,11 @@ class _Server:
         self._draining = False
         # Descriptors are kept for the store, the queue and the log: a flood of clients must not starve those.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            soft = 2**20
         self._most = min(limits.connections, max(8, soft - 256 if soft > 512 else soft // 2))
+        # Of what is kept a part may go to those that are told to come again.
+        self._refusals = min(64, max(1, (soft - self._most) // 4))
 
     def drain(self) -> None:
         self._draining = True
@@ -95,15 +109,19 @@ class _Server:
             connection.drain()
 
     async def accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        starved = False
         while True:
             try:
                 stream = await listener.accept()
             except OSError as error:
                 if error.errno not in _OUT_OF_SOMETHING:
                     raise
-                _log.error("cannot accept connections", error=os.strerror(error.errno))
+                if not starved:
+                    _log.error("cannot accept connections", error=os.strerror(error.errno))
+                starved = True
                 await trio.sleep(0.1)
                 continue
+            starved = False
             nursery.start_soon(self._guard, stream)
 
     async def _guard(self, stream: trio.SocketStream) -> None:
@@ -111,8 +129,7 @@ class _Server:
         connection = None
         try:
             if len(self.open) >= self._most:
-                with trio.move_on_after(1.0):
-                    await stream.send_all(_REFUSAL)
+                await self._refuse(stream)
                 return
             connection = Connection(stream, self._handler, self._limits)
             self.open.add(connection)
@@ -123,12 +140,23 @@ class _Server:
             pass  # the client went away, or takes nothing any more
         # By `except*` also what comes in one group with the cancellation of a shutdown.
         except* Exception as error:  # noqa: BLE001 - the boundary: hostile input must never reach the listener's nursery
-            _log.info("connection ended by an error", error=repr(error)[:500], peer=getattr(connection, "peer", ""))
+            _log.error("a connection failed", peer=getattr(connection, "peer", ""), exc_info=error)
         finally:
             if connection is not None:
                 self.open.discard(connection)
                 self._gauge()
             await trio.aclose_forcefully(stream)
+
+    async def _refuse(self, stream: trio.SocketStream) -> None:
+        if self._refusals <= 0:
+            return
+        self._refusals -= 1
+        try:
+            with trio.move_on_after(1.0):
+                await stream.send_all(_REFUSAL)
+                await linger(stream)
+        finally:
+            self._refusals += 1
 
     def _gauge(self) -> None:
         if self._metrics is not None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from css import envelope
 from css.config import Reconcile as Settings
 from css.config import Writer as WriterSettings
+from css.corrections import ahead, corrections, held, merged, removals, vanished
 from css.drift import ClusterDrift, DriftLedger
 from css.ecs import PAGE, Described, EcsApi
 from css.errors import Unavailable
@@ -22,7 +23,7 @@ from css.follow import Live, follow
 from css.metrics import Metrics
 from css.model import Batch, Delivery, Gone, Head, Key, Kind, Put, Record
 from css.normalize import Policy
-from css.reconcile import KINDS, Pass, corrections, held, merged, removals, vanished
+from css.reconcile import KINDS, Pass
 from css.status import Status
 from css.store import Retention
 from css.store.embedded import open_embedded
@@ -115,7 +116,10 @@ def test_removals_name_the_revision_that_was_seen() -> None:
     """A removal is for just what was seen before the listing; what ECS was unsure about stays."""
     view = view_of(put(key("task", "c", 1), 5), put(key("task", "c", 2), 6))
     absent = held(view, "task", cluster_arn("c"))
-    assert removals(absent, frozenset({key("task", "c", 2).id})) == [Gone(key("task", "c", 1), 5, 1)]
+    unsure = frozenset({key("task", "c", 2).id})
+    assert removals(absent, view, unsure) == [Gone(key("task", "c", 1), 5, 1)]
+    view.apply(Batch(3, (Record(key("task", "c", 1), 3, 6, put(key("task", "c", 1), 6).body),)))
+    assert removals(absent, view, unsure) == []
 
 
 def test_rows_belong_to_an_account_and_a_region() -> None:
