@@ -186,8 +186,7 @@ async def reconcile(
 ) -> None:
     """The actor: a pass at once and then every `interval` (with jitter), until cancelled. Ready after a complete one.
 
-    A pass that was not complete is tried again soon; until the first complete one the service is not ready, and says
-    why. After it, a failing ECS API makes nothing stale that events tell: it is told of, and the service stays ready.
+    A pass that was not complete is tried again soon; meanwhile the service is not ready, and says why.
     """
     backoff = Backoff(first=5.0, most=settings.interval)
     grace, suspects = min(_GRACE, settings.interval / 10), dict[Key, int]()
@@ -235,8 +234,7 @@ def _account_for(report: DriftReport, status: Status, metrics: Metrics) -> None:
         status.report("reconcile", True)
     else:
         name, error = next(iter(failed.items()))
-        ready = status.last_reconcile_at is not None
-        status.report("reconcile", ready, f"{len(failed)} of {len(clusters)} clusters failed: {name}: {error}")
+        status.report("reconcile", False, f"{len(failed)} of {len(clusters)} clusters failed: {name}: {error}")
     if totals["ahead"]:
         where = [name for name, drift in clusters.items() if drift.ahead]
         _log.warning("versions above those of the ECS API: no event can be newer", objects=totals["ahead"], where=where)

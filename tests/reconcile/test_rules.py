@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from css import envelope
 from css.config import Reconcile as Settings
 from css.config import Writer as WriterSettings
-from css.corrections import ahead, corrections, held, merged, removals, vanished
+from css.corrections import corrections, held, merged, removals, vanished
 from css.drift import ClusterDrift, DriftLedger
 from css.ecs import PAGE, Described, EcsApi
 from css.errors import Unavailable
