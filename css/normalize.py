@@ -29,7 +29,7 @@ _WRAPPINGS = 5
 # What may hold a secret in a text that is no JSON: the member of an environment override, plain or with escaped quotes.
 _VALUE_MEMBERS = (
     re.compile(r'(?P<before>"value"\s*:\s*")(?:[^"\\]|\\.)*', re.DOTALL),
-    re.compile(r'(?P<before>(\\{1,31})"value\2"\s*:\s*\2")(?:(?!(?<!\\)\2").)*', re.DOTALL),
+    re.compile(r'(?P<before>(?<!\\)(\\+)"value\2"\s*:\s*\2")(?:(?!(?<!\\)\2").)*', re.DOTALL),
 )
 
 _STATE: dict[str, tuple[Kind, str, str]] = {

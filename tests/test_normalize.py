@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,9 @@ WRAPPED = {
     "cut off": json.dumps(EVENT)[:-3],
     "encoded and cut off": json.dumps(json.dumps(EVENT))[:-3],
     "encoded twice and cut off": json.dumps(json.dumps(json.dumps(EVENT)))[:-5],
+    "encoded eight times and cut off": functools.reduce(
+        lambda value, _: json.dumps(value), range(7), json.dumps(EVENT)
+    )[:-20],
     "an environment that is no list": json.dumps({"environment": {"TOKEN": "canary-s3cret"}}),
 }
 
@@ -169,6 +173,29 @@ def test_no_wrapping_hides_an_environment_value(shape: str) -> None:
     assert "canary-s3cret" in redacted(WRAPPED[shape], KEEP)
 
 
+WRAPPINGS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda value: [1, value],
+    "member": lambda value: {"event": value, "x": None},
+    "text": json.dumps,
+    "records": lambda value: {"Records": [{"body": json.dumps(value)}]},
+    "notification": lambda value: {"Type": "Notification", "Message": json.dumps(value, indent=1)},
+    "event": lambda value: {**EVENT, "detail": json.dumps({"inner": value})},
+}
+
+
+@given(st.lists(st.sampled_from(sorted(WRAPPINGS)), max_size=4), st.text(max_size=4), st.integers(0, 30))
+@settings(max_examples=200, deadline=None)
+def test_any_wrappings_lose_the_value_and_keep_the_name(wrappings: list[str], noise: str, cut: int) -> None:
+    """Wrapped in whatever way, whole or cut off, the value never survives; whole, the variable's name does."""
+    variable = {"name": "TOKEN-name", "value": f"{noise}canary-s3cret{noise}"}
+    event = TASK["detail"] | {"overrides": {"containerOverrides": [{"environment": [variable, variable]}]}}
+    body = json.dumps(functools.reduce(lambda value, name: WRAPPINGS[name](value), wrappings, event))
+    whole = redacted(body, Policy())
+    assert "canary-s3cret" not in whole
+    assert "TOKEN-name" in whole
+    assert "canary-s3cret" not in redacted(body[: len(body) - cut], Policy())
+
+
 def test_quotes_in_a_value_hide_nothing_of_it() -> None:
     """A value with quotes and backslashes is replaced to its end."""
     event = json.loads(json.dumps(EVENT).replace("canary-s3cret", 'a\\"canary-s3cret\\\\\\"b'))
@@ -177,7 +204,8 @@ def test_quotes_in_a_value_hide_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ['"value":"', '\\"value\\":\\"', '\\\\"value', '"value" : ', "\\" * 50, '"value":"\\']
+    "piece",
+    ['"value":"', '\\"value\\":\\"', '\\\\"value', '"value" : ', "\\" * 50, '"value":"\\', "\\" * 99 + '"value'],
 )
 def test_hostile_text_takes_no_time(piece: str) -> None:
     """A megabyte of what the patterns look for is redacted in a moment."""
