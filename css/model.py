@@ -22,6 +22,12 @@ MAX_VERSION = 2**53 - 1
 FORGOTTEN = -1
 """The version of a `Record` of which not even a tombstone is left."""
 
+TOMBSTONE_FORGOTTEN = -2
+"""The version of a `Record` that says only that a tombstone is over: a live object of the same key stays.
+
+In etcd the Go service may have put an object back beside its tombstone.
+"""
+
 
 class Key(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Names one object. `cluster` is the cluster's name; `id` an ARN (with account and region) or event id."""
@@ -77,13 +83,19 @@ Change = Put | Gone | Forget
 class Record(msgspec.Struct, frozen=True):
     """What the store holds of a key since `revision`: an envelope, or with `body` None a tombstone of `version`.
 
-    `version == FORGOTTEN` (body None too): the entry is gone altogether; only a watch brings such a record.
+    `version == FORGOTTEN` (body None too): the entry is gone altogether; with `TOMBSTONE_FORGOTTEN` its tombstone is,
+    if it had one. Only a watch brings such records.
     """
 
     key: Key
     revision: int
     version: int
     body: bytes | None
+
+    @property
+    def forgets_tombstone(self) -> bool:
+        """Whether it says no more than that a tombstone is over."""
+        return self.body is None and self.version == TOMBSTONE_FORGOTTEN
 
 
 class Write(msgspec.Struct, frozen=True):

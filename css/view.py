@@ -163,8 +163,8 @@ class View:
         for record in batch.records:
             before = self._rows.get(record.key)
             after = self._remember(record)
-            self._reorder(record.key, before, after)
-            if before is not None or after is not None:
+            if before is not after:
+                self._reorder(record.key, before, after)
                 changes.append(RowChange(record.key, None if before is None else before.fields, after))
         self.revision = batch.revision
         return Step(batch.revision, tuple(changes))
@@ -194,6 +194,9 @@ class View:
 
     def _remember(self, record: Record) -> Row | None:
         key = record.key
+        if record.forgets_tombstone:
+            self._tombstones.pop(key, None)
+            return self._rows.get(key)
         if record.body is None:
             self._rows.pop(key, None)
             if record.version == FORGOTTEN:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from css import envelope
 from css.errors import Compacted
 from css.log import RevisionLog
-from css.model import FORGOTTEN, Batch, Head, Key, Record
+from css.model import FORGOTTEN, TOMBSTONE_FORGOTTEN, Batch, Head, Key, Record
 from css.view import INDEXED, View
 
 KEYS = [Key(kind, cluster, f"{cluster}/{n}") for kind in ("task", "instance") for cluster in "ab" for n in range(3)]  # type: ignore[arg-type]
@@ -62,6 +62,17 @@ def test_applying_changes_equals_loading_the_outcome(batches: list[dict[Key, tup
             for wanted_value in view.values(kind, field):  # type: ignore[arg-type]
                 found = {row.key for row in view.indexed(kind, field, wanted_value)}  # type: ignore[arg-type]
                 assert found == {row.key for row in view.rows(kind) if value(row) == wanted_value}  # type: ignore[arg-type]
+
+
+def test_a_tombstone_ends_alone() -> None:
+    """That a tombstone is over removes it, never a live row of the same key, and is no change to anybody."""
+    view = View()
+    view.apply(Batch(1, (record(KEYS[0], 1, ("put", "RUNNING")), record(KEYS[1], 1, ("gone", "")))))
+    row = view.row(KEYS[0])
+    step = view.apply(Batch(2, tuple(Record(key, 2, TOMBSTONE_FORGOTTEN, None) for key in KEYS[:2])))
+    assert (step.revision, step.changes) == (2, ())
+    assert view.row(KEYS[0]) is row is not None
+    assert view.known(KEYS[1]) is None
 
 
 def test_an_item_is_the_object_complete() -> None:

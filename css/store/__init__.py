@@ -13,7 +13,7 @@ the commit which wrote it. Revisions need not be consecutive.
 A commit is seen by its own process through the watch only, like anybody else's.
 
 **Retention.** Tombstones, event log entries and quarantine entries expire after their time; the watch then brings
-`Record(version=FORGOTTEN, body=None)`.
+`Record(version=FORGOTTEN, body=None)`, and of a tombstone `Record(version=TOMBSTONE_FORGOTTEN, body=None)`.
 """
 
 from __future__ import annotations

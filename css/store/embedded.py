@@ -21,7 +21,7 @@ import trio
 
 from css.errors import ConfigError, Unavailable
 from css.log import RevisionLog
-from css.model import FORGOTTEN, Batch, Forget, Gone, Head, Key, Put, Receipt, Record, Write
+from css.model import FORGOTTEN, TOMBSTONE_FORGOTTEN, Batch, Forget, Gone, Head, Key, Put, Receipt, Record, Write
 from css.store import Retention
 
 APPLICATION_ID = 0x63737331  # "css1": `file` and other tools can tell whose file this is
@@ -145,11 +145,11 @@ class EmbeddedStore:
             if (current.revision if current else 0) != write.expected:
                 lost.append((write, current))
                 continue
-            if (record := self._store(write, revision)) is not None:
+            if (record := self._store(write, current, revision)) is not None:
                 records.append(record)
         return Receipt(revision if records else revision - 1, tuple(lost)), tuple(records)
 
-    def _store(self, write: Write, revision: int) -> Record | None:
+    def _store(self, write: Write, current: Record | None, revision: int) -> Record | None:
         change = write.change
         match change:
             case Put(key, version, body):
@@ -158,7 +158,7 @@ class EmbeddedStore:
                 record = Record(key, revision, version, None)
             case Forget(key):
                 self._connection.execute("DELETE FROM entries WHERE path = ?", (key.path,))
-                return Record(key, revision, FORGOTTEN, None) if write.expected else None
+                return None if current is None else _removal(key, current.body is None, revision)
         age = self._retention.of(change)
         self._connection.execute(
             "INSERT OR REPLACE INTO entries (path, revision, version, body, expires) VALUES (?, ?, ?, ?, ?)",
@@ -167,10 +167,10 @@ class EmbeddedStore:
         return record
 
     def _expire(self, revision: int) -> tuple[Receipt, tuple[Record, ...]]:
-        select = "SELECT path FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?"
-        paths = [path for (path,) in self._connection.execute(select, (time.time(), self.max_writes))]
-        self._connection.executemany("DELETE FROM entries WHERE path = ?", [(path,) for path in paths])
-        records = tuple(Record(_key(path), revision, FORGOTTEN, None) for path in paths)
+        select = "SELECT path, body IS NULL FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?"
+        expired = self._connection.execute(select, (time.time(), self.max_writes)).fetchall()
+        self._connection.executemany("DELETE FROM entries WHERE path = ?", [(path,) for path, _ in expired])
+        records = tuple(_removal(_key(path), buried, revision) for path, buried in expired)
         return Receipt(revision if records else 0), records
 
 
@@ -264,6 +264,10 @@ def _key(path: str) -> Key:
     if key is None:
         raise ValueError(f"not a key: {path!r}")
     return key
+
+
+def _removal(key: Key, buried: bool, revision: int) -> Record:
+    return Record(key, revision, TOMBSTONE_FORGOTTEN if buried else FORGOTTEN, None)
 
 
 def _record(path: str, revision: int, version: int, body: bytes | None) -> Record:

@@ -17,7 +17,7 @@ from etcd3 import etcdrpc
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped] # publishes no types
 
 from css.errors import Compacted, CssError, Unavailable
-from css.model import FORGOTTEN, Batch, Head, Key, Record
+from css.model import FORGOTTEN, TOMBSTONE_FORGOTTEN, Batch, Head, Key, Record
 from css.store.etcd_gate import Keys
 from css.store.etcd_wire import Wire
 
@@ -61,9 +61,13 @@ class Assembly:
             record = self._keys.record(event.kv)
         else:
             parsed = self._keys.parse(event.kv.key)
-            record = Record(parsed[0], revision, FORGOTTEN, None) if parsed else None
-        # A removal is two events, and so is a put over a tombstone: what was put is what there is now.
-        if record is not None and (record.version != FORGOTTEN or record.key not in self._records):
+            record = _removal(*parsed, revision) if parsed else None
+        # A removal is two events, and so is a put over a tombstone: what was put is what there is now, and a removed
+        # object says more than its removed tombstone.
+        if record is None:
+            return
+        before = self._records.get(record.key)
+        if before is None or event.type == event.PUT or before.forgets_tombstone:
             self._records[record.key] = record
 
     def _complete(self, batches: list[Batch]) -> None:
@@ -177,6 +181,10 @@ class EtcdWatch:
         # So etcd answers a token whose time is over, right at the start of a watch.
         self._wire.forget_token()
         return Unavailable("etcd", f"{self._peer.target}: the watch was cancelled: {response.cancel_reason}")
+
+
+def _removal(key: Key, buried: bool, revision: int) -> Record:
+    return Record(key, revision, TOMBSTONE_FORGOTTEN if buried else FORGOTTEN, None)
 
 
 def _is_fragment(response: Any) -> bool:

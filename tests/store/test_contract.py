@@ -11,7 +11,7 @@ import trio
 
 from css import envelope
 from css.errors import Compacted
-from css.model import FORGOTTEN, Batch, Change, Forget, Gone, Key, Put, Record, Write
+from css.model import FORGOTTEN, TOMBSTONE_FORGOTTEN, Batch, Change, Forget, Gone, Key, Put, Record, Write
 from css.store import Retention, Store
 from tests.store.conftest import Open
 
@@ -74,12 +74,19 @@ async def test_the_life_of_a_key(open_store: Open) -> None:
         assert (await listed(store))[1] == {key(1): Record(key(1), four, 3, put(1, 3).body)}
         five = await write(store, Forget(key(1), four), four)
         assert (await listed(store))[1] == {}
-        batches = await received(store, one, five)
+        six = await write(store, put(1, 4))
+        seven = await write(store, Gone(key(1), 4, six), six)
+        eight = await write(store, Forget(key(1), seven), seven)
+        assert (await listed(store))[1] == {}
+        batches = await received(store, one, eight)
         assert [(b.revision, [(r.version, r.body is None) for r in b.records]) for b in batches] == [
             (two, [(2, False)]),
             (three, [(2, True)]),
             (four, [(3, False)]),
             (five, [(FORGOTTEN, True)]),
+            (six, [(4, False)]),
+            (seven, [(4, True)]),
+            (eight, [(TOMBSTONE_FORGOTTEN, True)]),
         ]
 
 
@@ -226,13 +233,13 @@ async def test_what_expires_is_forgotten(open_store: Open) -> None:
         removed = await write(store, put(2, 1))
         await write(store, Gone(key(2), 1, removed), removed)
         last = await write(store, put(3, 0, "event"))
-        forgotten: set[Key] = set()
+        forgotten: dict[Key, int] = {}
         with trio.fail_after(15):
             async with store.watch(last) as watch:
                 while len(forgotten) < 2:
                     for batch in await watch.receive():
-                        forgotten |= {r.key for r in batch.records if r.version == FORGOTTEN}
-        assert forgotten == {key(2), key(3, "event")}
+                        forgotten |= {r.key: r.version for r in batch.records if r.body is None}
+        assert forgotten == {key(2): TOMBSTONE_FORGOTTEN, key(3, "event"): FORGOTTEN}
         assert {k: r.revision for k, r in (await listed(store))[1].items()} == {key(1): kept}
 
 

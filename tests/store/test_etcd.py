@@ -26,6 +26,7 @@ from css.store import Retention
 from css.store.etcd import EtcdStore, _Leases, open_etcd
 from css.store.etcd_gate import MAX_BYTES, Keys
 from css.store.etcd_watch import Assembly
+from css.view import View
 from tests.etcd_server import EtcdServer
 from tests.store.test_contract import key, listed, put, received, write
 
@@ -116,6 +117,36 @@ async def test_an_object_put_back_beside_its_tombstone_counts(etcd: EtcdServer, 
         last = await write(store, put(1, 5), current.revision)
         found = stranger.Range(etcdrpc.RangeRequest(key=PREFIX.encode(), range_end=b"etcd-only0"))
         assert [pair.mod_revision for pair in found.kvs] == [last]
+
+
+async def test_an_object_put_back_outlives_its_tombstone(etcd: EtcdServer, stranger: Any) -> None:
+    """When the tombstone expires beside what the Go service put back, the view keeps that, as the store does."""
+    async with open_etcd(at(etcd), Retention(tombstone=1.0)) as store:
+        view = View()
+        start, _ = await listed(store)
+        revision = await write(store, put(1, 3))
+        await write(store, Gone(key(1), 3, revision), revision)
+        back = stranger.Put(etcdrpc.PutRequest(key=PREFIX.encode() + key(1).path.encode(), value=put(1, 4).body))
+        with trio.fail_after(15):
+            async with store.watch(start) as watch:
+                while view.revision <= back.header.revision:
+                    for batch in await watch.receive():
+                        step = view.apply(batch)
+        assert step.changes == ()
+        row = view.row(key(1))
+        assert row is not None
+        assert (await listed(store))[1] == {key(1): Record(key(1), row.revision, 4, put(1, 4).body)}
+
+
+def test_of_two_removals_the_one_of_the_object_counts() -> None:
+    """An object and its tombstone removed at one revision: nothing is left, in whatever order they are told."""
+    keys = Keys("p/")
+    names = [keys.live(key(1)), keys.tombstone(key(1))]
+    for order in (names, names[::-1]):
+        removals = [
+            kv_pb2.Event(type=kv_pb2.Event.DELETE, kv=kv_pb2.KeyValue(key=name, mod_revision=5)) for name in order
+        ]
+        assert Assembly(keys, 0).add(removals, more=False) == [Batch(5, (Record(key(1), 5, FORGOTTEN, None),))]
 
 
 def put_as(k: Key, version: int) -> Put:
